@@ -1,0 +1,279 @@
+"""Data sets: lazily read images with labels, groups, splits and tags; and the card, what is known without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from simkit.errors import DataError, Problem, UsageError
+from simkit.recipe import digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NOTIONS", "Dataset", "DatasetCard", "ImageReader", "Skipped", "card_of"]
+
+NOTIONS: dict[str, str] = {
+    "domain": "medical or natural (any words)",
+    "modality": "imaging modality: X-ray, CT, MRI, ultrasound, dermoscopy, microscopy, photograph ...",
+    "anatomy": "body part: chest, skin, brain ...",
+    "foreground": "clear fore- and background: yes or no",
+    "objects": "one main object or several: one, multiple",
+    "orientation": "clear spatial orientation (does rotation matter): yes or no",
+    "colour": "colour tone: grey, same tone, rich",
+    "diversity": "images diverse or not: diverse, not diverse",
+    "task": "what the labels need: binary, multi-class",
+    "content": "what carries the class: objects, textures, both",
+}
+"""The questions of the seed study's expert form (arXiv 2107.05940): the keys that ``attributes`` of a data set may have."""
+
+
+class ImageReader(Protocol):
+    """How a source hands out its images: by position, as 8-bit arrays, with a digest of each image's stored content."""
+
+    def read(self, index: int) -> np.ndarray:
+        """Image as uint8 (height, width, 1 or 3). Raises DataError naming the file when it cannot be decoded."""
+        ...
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the image's content and of the declared rules that turn it into 8 bit (64 hex digits)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that was left out: its key, the data set, and why."""
+
+    dataset: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with labels, read when needed. Equal content gives an equal ``fingerprint``, wherever the files lie.
+
+    Attributes:
+        name: identifies the data set in every table.
+        keys: one unique text per image (relative path, or split/index).
+        reader: hands out images and digests by position *in the reader* (see ``rows``).
+        labels: class index per image, int64 (n,), or None for an unlabelled set.
+        classes: class names; ``labels`` index into them.
+        groups: patient (or slide, or volume) per image, or None. Folds never split a group.
+        splits: "train", "val", "test" or another word per image, or None.
+        tags: keywords of the data set, for the keyword distance.
+        attributes: answers to the questions of :data:`NOTIONS`.
+        origin: what was read (path or name), for messages.
+        rows: position of each image in the reader.
+        skipped: images that were left out, each with the reason.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    reader: ImageReader
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
+    rows: np.ndarray | None = None
+    skipped: tuple[Skipped, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.keys)
+        if n == 0:
+            raise DataError("SK201", self.name, f"no images in {self.origin or 'the data set'}", "check the path and the file types")
+        if self.rows is None:
+            object.__setattr__(self, "rows", np.arange(n))
+        for what, values in (("labels", self.labels), ("groups", self.groups), ("splits", self.splits)):
+            if values is not None and len(values) != n:
+                raise UsageError("SK102", self.name, f"{len(values)} {what} for {n} images", "give one per image")
+        if self.labels is not None and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
+            raise UsageError("SK102", self.name, "labels do not index the class names", "labels run from 0 to len(classes) - 1")
+        for notion in self.attributes:
+            if notion not in NOTIONS:
+                raise UsageError("SK101", f"{self.name}: attributes.{notion}", "not a known notion", f"known: {', '.join(NOTIONS)}")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.labels is not None else ", unlabelled"
+        return f"Dataset({self.name!r}, {len(self)} images{classes})"
+
+    def read(self, index: int) -> np.ndarray:
+        """Image ``index`` as uint8 (height, width, channels), channels 1 or 3."""
+        assert self.rows is not None
+        return self.reader.read(int(self.rows[index]))
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """SHA-256 of each image's content, in order: reads every file once."""
+        assert self.rows is not None
+        return tuple(self.reader.digest(int(row)) for row in self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over content, labels, groups and splits; not over the name, the path or the order of the images."""
+        parts = (self.label_names, self.groups, self.splits)
+        rows = sorted([d, *(part[i] for part in parts if part is not None)] for i, d in enumerate(self.digests))
+        present = [part is not None for part in parts]
+        return digest([present, rows])
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The class name of each image, or None for an unlabelled set."""
+        return None if self.labels is None else tuple(self.classes[i] for i in self.labels)
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Images per class name; empty for an unlabelled set."""
+        return {} if self.labels is None else {name: int((self.labels == i).sum()) for i, name in enumerate(self.classes)}
+
+    def take(self, indices: Sequence[int] | np.ndarray, skipped: Sequence[Skipped] = ()) -> Dataset:
+        """The images at ``indices``, in that order; classes are kept even when one has no image left."""
+        index = np.asarray(indices, dtype=np.int64)
+        assert self.rows is not None
+
+        def pick(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if values is None else tuple(values[i] for i in index)
+
+        return replace(
+            self, keys=tuple(self.keys[i] for i in index), labels=None if self.labels is None else self.labels[index],
+            groups=pick(self.groups), splits=pick(self.splits), rows=self.rows[index], skipped=(*self.skipped, *skipped),
+        )
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row an image: key, label, group, split (the columns that the data set has)."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"key": self.keys}
+        for name, values in (("label", self.label_names), ("group", self.groups), ("split", self.splits)):
+            if values is not None:
+                columns[name] = values
+        return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What is known of a data set without a network: counts, sizes, colour, tags, and histogram statistics of the pixels.
+
+    Attributes:
+        name: of the data set.
+        fingerprint: digest of its content.
+        images: number of readable images.
+        class_counts: images per class name; empty for an unlabelled set.
+        groups: number of groups (patients), or 0 where none are known.
+        channels: 1 when every image is grey (one channel, or three equal ones), else 3.
+        grey_share: share of images that are grey, 0..1.
+        height: median height in pixels.
+        width: median width in pixels.
+        tags: keywords.
+        attributes: answers to the questions of :data:`NOTIONS`.
+        histogram: (channels, 12) array as nested tuples: mean over images, then standard deviation over images, of entropy, skewness,
+            kurtosis, median absolute deviation, mean and variance of the 256-bin histogram (seed study, section "meta-features").
+        skipped: images left out.
+    """
+
+    name: str
+    fingerprint: str
+    images: int
+    class_counts: dict[str, int]
+    groups: int
+    channels: int
+    grey_share: float
+    height: float
+    width: float
+    tags: tuple[str, ...] = ()
+    attributes: dict[str, str] = field(default_factory=dict)
+    histogram: tuple[tuple[float, ...], ...] = ()
+    skipped: int = 0
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that have at least one image; 0 for an unlabelled set."""
+        return sum(count > 0 for count in self.class_counts.values())
+
+    @property
+    def imbalance(self) -> float:
+        """Largest class count over smallest (>= 1; 1 is balanced). Only classes with images count."""
+        counts = [count for count in self.class_counts.values() if count > 0]
+        if not counts:
+            raise DataError("SK208", self.name, "class imbalance needs labels, the data set has none", "give labels, or leave this measure out")
+        return max(counts) / min(counts)
+
+
+def _image_statistics(image: np.ndarray) -> np.ndarray:
+    """(channels, 6): entropy [bits], skewness, kurtosis (excess), median absolute deviation, mean, variance of the grey levels."""
+    levels = np.arange(256.0)
+    rows = []
+    for channel in range(image.shape[2]):
+        p = np.bincount(image[:, :, channel].ravel(), minlength=256) / image[:, :, channel].size
+        mean = float(p @ levels)
+        centred = levels - mean
+        variance = float(p @ centred**2)
+        cumulative = np.cumsum(p)
+        median = float(np.searchsorted(cumulative, 0.5))
+        order = np.argsort(np.abs(levels - median), kind="stable")
+        mad = float(np.abs(levels - median)[order][np.searchsorted(np.cumsum(p[order]), 0.5)])
+        entropy = float(-(p[p > 0] * np.log2(p[p > 0])).sum())
+        spread = max(variance, 0.0) ** 0.5
+        skew = float(p @ centred**3) / spread**3 if spread > 1e-9 else 0.0
+        kurtosis = float(p @ centred**4) / spread**4 - 3.0 if spread > 1e-9 else 0.0
+        rows.append([entropy, skew, kurtosis, mad, mean, variance])
+    return np.array(rows)
+
+
+def readable(dataset: Dataset, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray | Problem]]:
+    """Each position with its image, or with the problem that makes it unreadable."""
+    for index in range(len(dataset)) if indices is None else indices:
+        try:
+            yield index, dataset.read(index)
+        except DataError as error:
+            yield index, error.problems[0]
+
+
+def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> tuple[DatasetCard, Dataset]:
+    """Reads every image once; returns the card and the data set without the images that cannot be read (listed in ``skipped``).
+
+    Raises:
+        DataError: when no image can be read, naming the first twenty.
+    """
+    good: list[int] = []
+    problems: list[Problem] = []
+    bad: list[Skipped] = []
+    sizes, grey, statistics = [], [], []
+    for index, image in readable(dataset):
+        if progress:
+            progress(1)
+        if isinstance(image, Problem):
+            problems.append(image)
+            bad.append(Skipped(dataset.name, dataset.keys[index], image.message))
+            continue
+        good.append(index)
+        sizes.append(image.shape[:2])
+        one = image.shape[2] == 1 or bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
+        grey.append(one)
+        per_channel = _image_statistics(image[..., :1] if one else image)
+        statistics.append(np.repeat(per_channel, 3, axis=0) if one else per_channel)
+    if not good:
+        raise DataError("", "", "", problems=problems)
+    kept = dataset.take(good, bad) if bad else dataset
+    stacked = np.stack(statistics)
+    histogram = np.concatenate([stacked.mean(0), stacked.std(0)], axis=1)
+    height, width = np.median(np.array(sizes, dtype=float), axis=0)
+    all_grey = all(grey)
+    card = DatasetCard(
+        name=kept.name, fingerprint=kept.fingerprint, images=len(kept), class_counts=kept.class_counts,
+        groups=len(set(kept.groups)) if kept.groups else 0, channels=1 if all_grey else 3, grey_share=float(np.mean(grey)),
+        height=float(height), width=float(width), tags=kept.tags, attributes=dict(kept.attributes),
+        histogram=tuple(tuple(float(v) for v in row) for row in (histogram[:1] if all_grey else histogram)), skipped=len(bad),
+    )
+    return card, kept

@@ -1,0 +1,112 @@
+"""Embeddings: one row of features per image, with labels and groups, and the recipe of the extractor that made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simkit.errors import DataError, UsageError
+from simkit.recipe import digest, digest_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Embedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A data set in feature space.
+
+    Attributes:
+        features: float32 (n, d), finite.
+        labels: class index per row, int64 (n,), or None.
+        classes: class names that ``labels`` index into.
+        groups: patient (or slide, volume) per row, or None.
+        keys: one text per row, or () for bare arrays.
+        name: of the data set.
+        extractor: digest of the extractor's recipe; "" for bare arrays. Embeddings of different extractors are never compared.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    keys: tuple[str, ...] = ()
+    name: str = "array"
+    extractor: str = ""
+
+    def __post_init__(self) -> None:
+        features = np.ascontiguousarray(self.features)
+        if features.ndim != 2 or features.shape[0] == 0 or features.shape[1] == 0:
+            raise DataError("SK202", self.name, f"features have shape {features.shape}, wanted (n, d) with n, d >= 1", "one row an image")
+        if features.dtype.kind not in "fiub":
+            raise DataError("SK203", self.name, f"features are of type {features.dtype}, wanted numbers", "convert them to float32")
+        features = features.astype(np.float32, copy=False)
+        bad = ~np.isfinite(features).all(axis=1)
+        if bad.any():
+            rows = ", ".join(self.keys[i] if self.keys else str(i) for i in np.flatnonzero(bad)[:5])
+            raise DataError("SK210", self.name, f"{int(bad.sum())} of {len(bad)} rows hold NaN or infinite values (rows {rows})", "remove or recompute these rows")
+        object.__setattr__(self, "features", features)
+        for what, values in (("labels", self.labels), ("groups", self.groups)):
+            if values is not None and len(values) != len(features):
+                raise UsageError("SK102", self.name, f"{len(values)} {what} for {len(features)} rows of features", "give one per row")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def dimension(self) -> int:
+        """Number of features d."""
+        return int(self.features.shape[1])
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.name!r}, {len(self)} x {self.dimension}{'' if self.labels is None else f', {len(self.classes)} classes'})"
+
+    @classmethod
+    def of(cls, thing: Any, name: str = "array") -> Embedding:
+        """An Embedding from an Embedding, an array (n, d), or a pair (array, labels); labels may be of any kind.
+
+        float64 input is rounded to float32, as features are stored.
+        """
+        if isinstance(thing, Embedding):
+            return thing
+        if isinstance(thing, (tuple, list)) and len(thing) == 2 and np.ndim(thing[0]) == 2:
+            features, raw = np.asarray(thing[0]), np.asarray(thing[1])
+            if raw.ndim != 1:
+                raise DataError("SK202", name, f"labels have shape {raw.shape}, wanted (n,)", "one label a row")
+            if raw.dtype.kind == "f" and np.isnan(raw).any():
+                raise DataError("SK210", name, f"{int(np.isnan(raw).sum())} labels are NaN", "remove these rows, or name their class")
+            values, labels = np.unique(raw, return_inverse=True)
+            return cls(features, labels.astype(np.int64), tuple(str(v) for v in values), name=name)
+        return cls(np.asarray(thing), name=name)
+
+    def take(self, indices: np.ndarray) -> Embedding:
+        """The rows at ``indices``; class names are kept."""
+        pick = lambda values: values if not values else tuple(values[i] for i in indices)  # noqa: E731
+        return replace(self, features=self.features[indices], labels=None if self.labels is None else self.labels[indices],
+                       groups=pick(self.groups), keys=pick(self.keys))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of features, labels, groups and extractor."""
+        labels = b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes()
+        shape = f"{self.features.shape}".encode()
+        return digest([digest_bytes(shape, np.ascontiguousarray(self.features).data.cast("B"), labels), self.classes, self.groups, self.extractor])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row an image: key, label, group, then the features f0, f1, ..."""
+        import pandas as pd
+
+        head: dict[str, Any] = {}
+        if self.keys:
+            head["key"] = self.keys
+        if self.labels is not None:
+            head["label"] = [self.classes[i] for i in self.labels]
+        if self.groups:
+            head["group"] = self.groups
+        return pd.concat([pd.DataFrame(head, index=range(len(self))), pd.DataFrame(self.features).add_prefix("f")], axis=1)

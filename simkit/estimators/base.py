@@ -1,0 +1,303 @@
+"""The contract of a measure, and how pairs of data sets are scored by it.
+
+A measure reads one kind of view of a data set: the *embedding* (features and labels) or the *card* (counts, sizes, tags). ``summarize``
+is the work that is done once per data set, ``compare`` what is left for a pair; source comes before target, always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from simkit.dataset import DatasetCard
+from simkit.embedding import Embedding
+from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
+from simkit.recipe import describe, rng_for
+from simkit.registry import ESTIMATORS, Spec
+
+__all__ = ["CardEstimator", "Estimator", "FeatureEstimator", "Known", "Score", "compare", "halves", "score_pairs"]
+
+Kind = Literal["distance", "transferability", "prior"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a measure says about one source-target pair.
+
+    Attributes:
+        value: the number, in the measure's own unit; always finite.
+        converged: whether the solver behind it met its tolerance (True for closed forms).
+        detail: the evidence: parts, iterations, errors, sample sizes.
+        interval: 95 % interval from the spread over half-samples (delete-half jackknife), or None when it was not asked for.
+        floor: the value between two random halves of the target, mean over repeats, or None. A value that is not above its floor does
+            not distinguish the source from a second sample of the target.
+        flags: short warnings that go beside the number wherever it is shown.
+    """
+
+    value: float
+    converged: bool = True
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    floor: float | None = None
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise NotEnoughData("SK502", "", f"the value is undefined ({self.value})", "a measure must refuse with a reason instead of returning NaN")
+
+
+class Known(Protocol):
+    """What a measure may ask of a data set before any work: both Dataset and DatasetCard answer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tags(self) -> tuple[str, ...]: ...
+    @property
+    def attributes(self) -> dict[str, str]: ...
+    @property
+    def class_counts(self) -> dict[str, int]: ...
+
+
+class Estimator:
+    """Base of every measure. Subclass :class:`FeatureEstimator` or :class:`CardEstimator` with ``@dataclass(frozen=True)``.
+
+    Class attributes (set in the class body, without annotation):
+        name: how the measure is called everywhere.
+        kind: "distance", "transferability", or "prior" (a property of the source alone: no similarity).
+        symmetric: whether compare(a, b) equals compare(b, a).
+        higher_is_better: whether a higher value promises better transfer (False for distances).
+        view: "embedding" or "card".
+        needs: what it asks of each data set, of: "labels".
+        needs_of_source: what it asks of the source only (for priors).
+        bounds: smallest and largest possible value; None where there is none.
+        pool_relative: whether the value depends on the other data sets of the run.
+        unit: of the value, in words.
+        citation: source with equation number.
+        version: raised with every change that moves a number.
+    """
+
+    name = ""
+    kind: Kind = "distance"
+    symmetric = True
+    higher_is_better = False
+    view: Literal["embedding", "card"] = "embedding"
+    needs: tuple[str, ...] = ()
+    needs_of_source: tuple[str, ...] = ()
+    bounds: tuple[float | None, float | None] = (0.0, None)
+    pool_relative = False
+    unit = ""
+    citation = ""
+    version = 1
+
+    def recipe(self) -> dict[str, Any]:
+        """What identifies the measure and its options in the store."""
+        return describe(self)
+
+    def missing(self, known: Known, role: Literal["source", "target"]) -> str:
+        """Why the measure cannot be computed for this data set, in words; "" when it can. Asked before any work."""
+        needs = (*self.needs, *(self.needs_of_source if role == "source" else ()))
+        present = [name for name, count in known.class_counts.items() if count > 0]
+        if "labels" in needs and not known.class_counts:
+            return f"{self.name} needs labels, {known.name} has none"
+        if "labels" in needs and len(present) < 1:
+            return f"{self.name} needs at least one class with images in {known.name}"
+        return ""
+
+    def summarize(self, view: Any) -> Any:
+        """The work done once per data set; by default the view itself."""
+        return view
+
+    def summarize_all(self, views: Sequence[Any]) -> list[Any]:
+        """Summaries of all data sets of the run; overridden by measures that are relative to the pool."""
+        return [self.summarize(view) for view in views]
+
+    def compare(self, source: Any, target: Any, rng: np.random.Generator) -> Score:
+        """The measure of one pair, from the two summaries."""
+        raise NotImplementedError
+
+
+class FeatureEstimator(Estimator):
+    """A measure of two embeddings."""
+
+    view = "embedding"
+
+
+class CardEstimator(Estimator):
+    """A measure of two data set cards."""
+
+    view = "card"
+
+
+def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
+    for role, view in (("source", source), ("target", target)):
+        if isinstance(view, Embedding):
+            wants = (*estimator.needs, *(estimator.needs_of_source if role == "source" else ()))
+            if "labels" in wants and view.labels is None:
+                raise DataError("SK208", view.name, f"{estimator.name} needs labels, {role} '{view.name}' has none", "give (array, labels), or choose a label-free method")
+        elif isinstance(view, DatasetCard):
+            reason = estimator.missing(view, "source" if role == "source" else "target")
+            if reason:
+                raise DataError("SK208", view.name, reason, "add it to the data set, or leave the method out")
+        else:
+            raise UsageError("SK102", estimator.name, f"{role} is a {type(view).__name__}, wanted {_wanted(estimator)}", "see `simkit list`")
+    if isinstance(source, Embedding) and isinstance(target, Embedding):
+        if source.extractor != target.extractor:
+            message = f"'{source.name}' was embedded by {source.extractor[:12] or 'an unnamed array'}, '{target.name}' by {target.extractor[:12] or 'an unnamed array'}"
+            raise UsageError("SK109", estimator.name, f"embeddings of different extractors cannot be compared: {message}", "embed both with the same extractor and options")
+        if source.dimension != target.dimension:
+            raise UsageError("SK109", estimator.name, f"'{source.name}' has {source.dimension} features, '{target.name}' {target.dimension}", "embed both with the same extractor and options")
+
+
+def _wanted(estimator: Estimator) -> str:
+    return "an Embedding, an array (n, d) or a pair (array, labels)" if estimator.view == "embedding" else "a DatasetCard (simkit.card)"
+
+
+def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedding]:
+    """A random split in two: whole groups where groups exist, else half of each class (classes of odd size alternate sides).
+
+    Raises:
+        NotEnoughData: for fewer than four rows or two groups.
+    """
+    if view.groups:
+        names = sorted(set(view.groups))
+        if len(names) < 2:
+            raise NotEnoughData("SK501", view.name, "1 group cannot be split in two halves", "an interval needs at least two groups (patients)")
+        members = np.array([names.index(g) for g in view.groups]) if len(names) < 50 else np.unique(view.groups, return_inverse=True)[1]
+        sizes = np.bincount(members, minlength=len(names))
+        side, filled = np.zeros(len(names), dtype=int), [0, 0]
+        for g in rng.permutation(len(names)):
+            side[g] = int(filled[1] < filled[0])
+            filled[side[g]] += sizes[g]
+        mask = side[members] == 0
+    else:
+        if len(view) < 4:
+            raise NotEnoughData("SK501", view.name, f"{len(view)} images cannot be split in two halves", "an interval needs at least four images")
+        order = rng.permutation(len(view))
+        if view.labels is not None:
+            order = order[np.argsort(view.labels[order], kind="stable")]
+        mask = np.zeros(len(view), dtype=bool)
+        mask[order[int(rng.integers(2)) :: 2]] = True
+    return view.take(np.flatnonzero(mask)), view.take(np.flatnonzero(~mask))
+
+
+def _rng(estimator: Estimator, source: str, target: str, seed: int, repeat: int = 0) -> np.random.Generator:
+    names = sorted([source, target]) if estimator.symmetric else [source, target]
+    return rng_for(seed, *names, estimator.name, repeat)
+
+
+def _draws(estimator: Estimator, view: Embedding, seed: int, repeats: int) -> list[tuple[Embedding, Embedding]]:
+    return [halves(view, rng_for("halves", seed, view.name, repeat)) for repeat in range(repeats)]
+
+
+def with_uncertainty(estimator: Estimator, score: Score, source: Embedding, target: Embedding, *, seed: int, repeats: int) -> Score:
+    """The score with a 95 % interval (delete-half jackknife) and a split-half floor.
+
+    The standard deviation over R random half-samples, taken without replacement from both sides, estimates the standard error at the
+    full size (Shao and Wu 1989, delete-d jackknife with d = n/2); the interval is value +- t(R-1) times it. It does not correct the bias
+    that many distances have at small n. The floor is the mean value between two halves of the target, so at half its size.
+    """
+    from scipy.stats import t
+
+    values, floors = [], []
+    try:
+        targets = _draws(estimator, target, seed, repeats)
+        sources = targets if source is target else _draws(estimator, source, seed, repeats)
+        for repeat, ((half_s, _), (half_t, other_t)) in enumerate(zip(sources, targets, strict=True)):
+            values.append(_compare(estimator, half_s, half_t, seed, repeat + 1).value)
+            if estimator.kind == "distance":
+                floors.append(_compare(estimator, other_t, half_t, seed, repeat + 1).value)
+    except NotEnoughData as error:
+        return replace(score, flags=(*score.flags, f"no interval: {error.problems[0].message}"))
+    spread = float(np.std(values, ddof=1) * t.ppf(0.975, repeats - 1))
+    low, high = estimator.bounds
+    lower = score.value - spread if low is None else max(low, score.value - spread)
+    upper = score.value + spread if high is None else min(high, score.value + spread)
+    floor = float(np.mean(floors)) if floors else None
+    at_floor = floor is not None and not estimator.higher_is_better and score.value <= floor
+    flags = (*score.flags, "not distinguishable from the target") if at_floor and source is not target else score.flags
+    detail = {**score.detail, "half_sample_mean": float(np.mean(values)), "repeats": repeats}
+    return replace(score, interval=(lower, upper), floor=floor, flags=flags, detail=detail)
+
+
+def _compare(estimator: Estimator, source: Embedding, target: Embedding, seed: int, repeat: int) -> Score:
+    summaries = estimator.summarize(source), estimator.summarize(target)
+    return estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed, repeat))
+
+
+def score_pairs(
+    estimator: Estimator, views: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, seed: int = 0, repeats: int = 0,
+) -> dict[tuple[str, str], Score | SimkitError]:
+    """Scores of many pairs; each data set is summarised once. A pair that cannot be scored holds its error, the others their Score.
+
+    Args:
+        estimator: the measure.
+        views: name -> embedding or card.
+        pairs: (source, target) names.
+        seed: of every random choice.
+        repeats: half-samples for interval and floor (0: none, else at least 3); only for embeddings.
+    """
+    names = sorted({name for pair in pairs for name in pair})
+    out: dict[tuple[str, str], Score | SimkitError] = {}
+    pool = sorted(views) if estimator.pool_relative else names
+    summaries = dict(zip(pool, estimator.summarize_all([views[name] for name in pool]), strict=True))
+    for source, target in pairs:
+        try:
+            _check_views(estimator, views[source], views[target])
+            score = estimator.compare(summaries[source], summaries[target], _rng(estimator, source, target, seed))
+            if repeats and estimator.view == "embedding":
+                score = with_uncertainty(estimator, score, views[source], views[target], seed=seed, repeats=repeats)
+            out[source, target] = score
+        except SimkitError as error:
+            out[source, target] = error
+    return out
+
+
+def compare(method: str | Estimator, source: Any, target: Any, *, seed: int = 0, repeats: int = 0, **options: Any) -> Score:
+    """The measure ``method`` of one source-target pair.
+
+    Args:
+        method: a name (`simkit list`), "module:Class", or an estimator.
+        source: an Embedding, an array (n, d), a pair (array, labels); or a DatasetCard for measures of cards.
+        target: the same.
+        seed: of every random choice; the same seed gives the same value.
+        repeats: half-samples for a 95 % interval and a floor; 0 computes the value only, else at least 3.
+        **options: the measure's options (`simkit list NAME`).
+
+    Returns:
+        Score with value, converged, detail; and interval and floor when ``repeats`` is given.
+
+    Raises:
+        UsageError: unknown method or option, embeddings of different extractors or dimensions.
+        DataError: missing labels, NaN or infinite features.
+        NotEnoughData: too few images for the measure.
+
+    Example:
+        >>> simkit.compare("otdd", (X, y), (Z, z), label_cost="gaussian", solver="exact").value
+    """
+    if isinstance(method, Estimator):
+        if options:
+            raise UsageError("SK102", method.name, "options were given beside an estimator that is already built", "give them to its constructor")
+        estimator = method
+    else:
+        estimator = ESTIMATORS.build(Spec(method, options))
+    if repeats < 0 or repeats in (1, 2):
+        raise UsageError("SK102", "repeats", f"{repeats} half-samples give no interval", "give 0 (no interval) or at least 3")
+    if estimator.view == "embedding":
+        source, target = Embedding.of(source, "source"), Embedding.of(target, "target")
+    if isinstance(source, Embedding) and isinstance(target, Embedding) and source.name == target.name and source is not target:
+        target = replace(target, name=f"{target.name} (target)")
+    _check_views(estimator, source, target)
+    if estimator.pool_relative:
+        raise UsageError("SK108", estimator.name, "its value depends on all data sets of a run: two are not enough", "use simkit.distance with the whole pool")
+    summaries = estimator.summarize(source), estimator.summarize(target)
+    score = estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed))
+    if repeats and isinstance(source, Embedding) and isinstance(target, Embedding):
+        score = with_uncertainty(estimator, score, source, target, seed=seed, repeats=repeats)
+    return score
+
+

@@ -1,0 +1,115 @@
+"""Files that are either old or new, never half: written beside their place, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from simkit.errors import ResourceError
+
+__all__ = ["json_text", "resource_errors", "sweep", "write_bytes", "write_json", "write_text"]
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def resource_errors(path: str | os.PathLike[str], what: str = "write") -> Iterator[None]:
+    """Turns an OSError into a ResourceError that names the path, the cause, the space that is free, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        folder = Path(path)
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        name = errno.errorcode.get(error.errno or 0, "OSError")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(folder).free / 1e6
+            message, fix = f"no space left to {what} it ({name}; {free:.1f} MB free)", "free some space or choose another place; nothing already stored was changed"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            message, fix = f"no permission to {what} it ({name})", "choose a folder that you may write, or change its permissions"
+        else:
+            message, fix = f"cannot {what} it ({name}: {error.strerror or error})", "check the path and the disk"
+        raise ResourceError("SK301", str(path), message, fix) from error
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[Path], None] | None = None) -> None:
+    """Writes a file so that a reader, a kill or a full disk sees the old content or the new, never a mixture.
+
+    Args:
+        path: where; its folder is made when missing.
+        data: the content; ignored when ``writer`` is given.
+        writer: writes the content to the temporary path it is called with (for formats with their own writer).
+    """
+    path = Path(path)
+    with resource_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
+        try:
+            if writer is not None:
+                writer(temporary)
+                handle = os.open(temporary, os.O_RDONLY)
+            else:
+                handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(handle, view) :]
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """UTF-8 text, atomically."""
+    write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    return value
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """JSON in which NaN and infinity are null; sorted as given, UTF-8 kept, numpy numbers as numbers."""
+    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False, default=str)
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """:func:`json_text`, atomically, with a final newline."""
+    write_text(path, json_text(value) + "\n")
+
+
+def sweep(folder: Path, *, older_than: float = 86400.0) -> int:
+    """Removes temporary files that a killed process left, when they are older than a day; returns how many."""
+    removed = 0
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        with resource_errors(path, "remove"):
+            if path.is_file() and time.time() - path.stat().st_mtime > older_than:
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed

@@ -1,0 +1,251 @@
+"""Tables: delimited text read without guessing, and the score and transfer tables whose columns and keys were checked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from simkit.errors import DataError, Problems, nearest
+from simkit.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RawTable", "ScoreTable", "TransferTable", "csv_text", "read_table"]
+
+LARGEST = 512 * 2**20
+"""Largest table file that is read, in bytes."""
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A delimited text file as text: every cell as it stands there, every row with its line number. Nothing is converted or dropped.
+
+    Attributes:
+        path: the file, as messages name it.
+        columns: column names; an unnamed index column is called "".
+        rows: cells per row.
+        lines: line number of each row in the file (1 is the header).
+        delimiter: the delimiter that was found.
+    """
+
+    path: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+    delimiter: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, row: int, column: str) -> str:
+        return f"{self.path}:{self.lines[row]} (column '{column}')"
+
+    def require(self, *columns: str) -> None:
+        """DataError naming every missing column, with the nearest that is there."""
+        problems = Problems()
+        for column in columns:
+            if column not in self.columns:
+                found = ", ".join(repr(c) for c in self.columns)
+                problems.add("SK202", self.path, f"column '{column}' is missing{nearest(column, self.columns)}; columns found: {found}", f"name the column '{column}', or state which column holds it")
+        problems.raise_if_any(DataError)
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """The cells of a column as text."""
+        self.require(name)
+        index = self.columns.index(name)
+        return tuple(row[index] for row in self.rows)
+
+    @cached_property
+    def decimal_comma(self) -> bool:
+        """Whether numbers are written 0,93: only where the delimiter is not a comma and no cell holds a decimal point."""
+        if self.delimiter == ",":
+            return False
+        cells = [cell for row in self.rows for cell in row]
+        comma = any(_number(cell.replace(",", ".")) is not None and "," in cell for cell in cells)
+        point = any(_number(cell) is not None and "." in cell for cell in cells)
+        return comma and not point
+
+    def numbers(self, name: str, *, low: float = -math.inf, high: float = math.inf, empty: bool = False) -> list[float]:
+        """A column as finite numbers; an empty cell is NaN when ``empty`` is allowed.
+
+        Raises:
+            DataError: naming line, column and value of every cell that is not a number in [low, high].
+        """
+        problems, out = Problems(), []
+        for row, cell in enumerate(self.column(name)):
+            text = cell.strip()
+            if empty and text.lower() in ("", "nan", "na"):
+                out.append(math.nan)
+                continue
+            value = _number(text.replace(",", ".") if self.decimal_comma else text)
+            if value is None or not math.isfinite(value):
+                what = "the cell is empty" if not text else f"'{text}' is not a number"
+                problems.add("SK203", self.where(row, name), what, "write a finite number with a decimal point")
+                value = math.nan
+            elif not low <= value <= high:
+                problems.add("SK203", self.where(row, name), f"value {text} is outside {low:g}..{high:g}", "correct the value, or state another column")
+            out.append(value)
+        problems.raise_if_any(DataError)
+        return out
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if "_" not in text else None
+    except ValueError:
+        return None
+
+
+def read_table(path: str | os.PathLike[str]) -> RawTable:
+    """A CSV or TSV file: UTF-8 with or without a byte-order mark; comma, semicolon, tab or bar; LF or CRLF.
+
+    Raises:
+        DataError: missing, empty or binary file; repeated column names; a row with more or fewer fields than the header (a row is never
+            shifted or filled).
+    """
+    path = Path(path)
+    name = str(path)
+    if not path.is_file():
+        kind = "is not a file" if path.exists() else "does not exist"
+        raise DataError("SK201", name, kind, "check the path")
+    if path.stat().st_size > LARGEST:
+        raise DataError("SK201", name, f"{path.stat().st_size / 2**20:.0f} MiB is larger than a table may be ({LARGEST // 2**20} MiB)", "split the file")
+    raw = path.read_bytes()
+    if b"\0" in raw[:65536]:
+        raise DataError("SK201", name, "is not text (it holds zero bytes)", "export the table as CSV in UTF-8")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError("SK201", f"{name}:{line}", f"is not UTF-8 (byte 0x{raw[error.start]:02x})", "save the file as UTF-8") from None
+    return parse_table(text, name)
+
+
+def parse_table(text: str, name: str) -> RawTable:
+    """:func:`read_table` of text that was already read."""
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    if not head:
+        raise DataError("SK202", name, "the table is empty (0 rows)", "give a header and at least one row")
+    delimiter = max(",;\t|", key=head.count)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        numbered = []
+        for row in reader:
+            if row and any(cell.strip() for cell in row):
+                numbered.append((reader.line_num, tuple(row)))
+    except csv.Error as error:
+        raise DataError("SK202", f"{name}:{reader.line_num}", f"cannot be parsed: {error}", "check quotes and delimiters") from None
+    columns = tuple(cell.strip() for cell in numbered[0][1])
+    problems = Problems()
+    for column in sorted({c for c in columns if columns.count(c) > 1}):
+        problems.add("SK202", name, f"column '{column}' appears {columns.count(column)} times", "give each column its own name")
+    for line, row in numbered[1:]:
+        if len(row) != len(columns):
+            problems.add("SK202", f"{name}:{line}", f"{len(row)} fields, the header has {len(columns)}", "add the missing or remove the extra field; quote a field that holds the delimiter")
+    if len(numbered) == 1:
+        problems.add("SK202", name, "the table has a header and 0 rows", "give at least one row")
+    problems.raise_if_any(DataError)
+    return RawTable(name, columns, tuple(row for _, row in numbered[1:]), tuple(line for line, _ in numbered[1:]), delimiter)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV with full-precision numbers; None is empty; text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        value = "; ".join(str(item) for item in value)
+    text = str(value)
+    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Rows whose columns and keys were checked when they were made."""
+
+    records: tuple[Mapping[str, Any], ...]
+    COLUMNS: ClassVar[tuple[str, ...]] = ()
+    KEY: ClassVar[tuple[str, ...]] = ()
+    REQUIRED: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        problems, seen = Problems(), {}
+        for number, record in enumerate(self.records):
+            for column in self.REQUIRED:
+                if record.get(column) is None:
+                    problems.add("SK202", f"row {number}", f"'{column}' is missing", f"every row needs {', '.join(self.REQUIRED)}")
+            for column in record:
+                if column not in self.COLUMNS:
+                    problems.add("SK202", f"row {number}", f"unknown column '{column}'{nearest(column, self.COLUMNS)}", f"columns: {', '.join(self.COLUMNS)}")
+            key = tuple(record.get(column) for column in self.KEY)
+            if key in seen:
+                problems.add("SK204", f"rows {seen[key]} and {number}", f"the same {', '.join(self.KEY)} twice: {', '.join(str(k) for k in key)}", "remove one of the rows")
+            seen[key] = number
+        problems.raise_if_any(DataError)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table as a pandas DataFrame, one row a record, columns in the documented order."""
+        import pandas as pd
+
+        return pd.DataFrame([{column: record.get(column) for column in self.COLUMNS} for record in self.records], columns=list(self.COLUMNS))
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """CSV text (full precision); written to ``path`` atomically when one is given."""
+        text = csv_text(self.COLUMNS, ([record.get(column) for column in self.COLUMNS] for record in self.records))
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def _repr_html_(self) -> str:
+        return self.frame.to_html(index=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTable(_Table):
+    """Scores of source-target pairs: one row per (source, target, method).
+
+    Columns: source, target, method; value; higher_is_better; kind (distance, transferability, prior); lower, upper (95 % interval or
+    empty); floor (split-half value of the target or empty); n_source, n_target (images); converged; flags; extractor (recipe digest).
+    """
+
+    COLUMNS = ("source", "target", "method", "value", "higher_is_better", "kind", "lower", "upper", "floor", "n_source", "n_target",
+               "converged", "flags", "extractor")
+    KEY = ("source", "target", "method")
+    REQUIRED = ("source", "target", "method", "value", "higher_is_better")
+
+
+@dataclass(frozen=True, eq=False)
+class TransferTable(_Table):
+    """Performance of transfers: one row per (source, target, replicate).
+
+    Columns: source, target, replicate (fold or seed); performance; metric; n_train, n_test (images); flags.
+    A performance of None is undefined, with the reason in flags.
+    """
+
+    COLUMNS = ("source", "target", "replicate", "performance", "metric", "n_train", "n_test", "flags")
+    KEY = ("source", "target", "replicate")
+    REQUIRED = ("source", "target", "replicate", "metric")
