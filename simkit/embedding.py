@@ -49,7 +49,8 @@ class Embedding:
         bad = ~np.isfinite(features).all(axis=1)
         if bad.any():
             rows = ", ".join(self.keys[i] if self.keys else str(i) for i in np.flatnonzero(bad)[:5])
-            raise DataError("SK210", self.name, f"{int(bad.sum())} of {len(bad)} rows hold NaN or infinite values (rows {rows})", "remove or recompute these rows")
+            message = f"{int(bad.sum())} of {len(bad)} rows hold NaN or infinite values (rows {rows})"
+            raise DataError("SK210", self.name, message, "remove or recompute these rows")
         object.__setattr__(self, "features", features)
         for what, values in (("labels", self.labels), ("groups", self.groups)):
             if values is not None and len(values) != len(features):

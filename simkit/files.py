@@ -33,7 +33,8 @@ def resource_errors(path: str | os.PathLike[str], what: str = "write") -> Iterat
         name = errno.errorcode.get(error.errno or 0, "OSError")
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(folder).free / 1e6
-            message, fix = f"no space left to {what} it ({name}; {free:.1f} MB free)", "free some space or choose another place; nothing already stored was changed"
+            message = f"no space left to {what} it ({name}; {free:.1f} MB free)"
+            fix = "free some space or choose another place; nothing already stored was changed"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             message, fix = f"no permission to {what} it ({name})", "choose a folder that you may write, or change its permissions"
         else:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from simkit.errors import Problem, SimkitError, UsageError, nearest
 
-__all__ = ["ESTIMATORS", "EXTRACTORS", "SOURCES", "OptionInfo", "Registry", "Spec", "build_options", "option", "options_of", "parse_spec"]
+__all__ = ["ESTIMATORS", "EXTRACTORS", "SOURCES", "OptionInfo", "Registry", "Spec", "build_options", "option", "options_of", "parse_spec", "union_members"]
 
 
 def option(
@@ -80,13 +80,14 @@ def options_of(cls: type) -> tuple[OptionInfo, ...]:
     return tuple(rows)
 
 
-def _union(annotation: Any) -> tuple[Any, ...]:
+def union_members(annotation: Any) -> tuple[Any, ...]:
+    """The members of ``A | B``; the annotation itself when it is no union."""
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
 def _type_text(annotation: Any) -> str:
     words = []
-    for one in _union(annotation):
+    for one in union_members(annotation):
         if get_origin(one) is Literal:
             words.append("one of: " + ", ".join(str(v) for v in get_args(one)))
         elif get_origin(one) is tuple:
@@ -102,7 +103,7 @@ def _type_text(annotation: Any) -> str:
 def _convert(value: Any, annotation: Any) -> Any:
     """``value`` as ``annotation``; TypeError or ValueError when it is not one. Text is parsed only for numbers and booleans of `--set`."""
     errors: list[Exception] = []
-    for one in _union(annotation):
+    for one in union_members(annotation):
         try:
             return _convert_one(value, one)
         except (TypeError, ValueError) as error:

@@ -96,7 +96,8 @@ class Estimator:
 
     def recipe(self) -> dict[str, Any]:
         """What identifies the measure and its options in the store."""
-        return describe(self)
+        recipe: dict[str, Any] = describe(self)
+        return recipe
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:
         """Why the measure cannot be computed for this data set, in words; "" when it can. Asked before any work."""
@@ -138,7 +139,8 @@ def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
         if isinstance(view, Embedding):
             wants = (*estimator.needs, *(estimator.needs_of_source if role == "source" else ()))
             if "labels" in wants and view.labels is None:
-                raise DataError("SK208", view.name, f"{estimator.name} needs labels, {role} '{view.name}' has none", "give (array, labels), or choose a label-free method")
+                message = f"{estimator.name} needs labels, {role} '{view.name}' has none"
+                raise DataError("SK208", view.name, message, "give (array, labels), or choose a label-free method")
         elif isinstance(view, DatasetCard):
             reason = estimator.missing(view, "source" if role == "source" else "target")
             if reason:
@@ -146,11 +148,13 @@ def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
         else:
             raise UsageError("SK102", estimator.name, f"{role} is a {type(view).__name__}, wanted {_wanted(estimator)}", "see `simkit list`")
     if isinstance(source, Embedding) and isinstance(target, Embedding):
+        fix = "embed both with the same extractor and options"
         if source.extractor != target.extractor:
-            message = f"'{source.name}' was embedded by {source.extractor[:12] or 'an unnamed array'}, '{target.name}' by {target.extractor[:12] or 'an unnamed array'}"
-            raise UsageError("SK109", estimator.name, f"embeddings of different extractors cannot be compared: {message}", "embed both with the same extractor and options")
+            made = " and ".join(f"'{view.name}' was embedded by {view.extractor[:12] or 'an unnamed array'}" for view in (source, target))
+            raise UsageError("SK109", estimator.name, f"embeddings of different extractors cannot be compared: {made}", fix)
         if source.dimension != target.dimension:
-            raise UsageError("SK109", estimator.name, f"'{source.name}' has {source.dimension} features, '{target.name}' {target.dimension}", "embed both with the same extractor and options")
+            sizes = f"'{source.name}' has {source.dimension} features, '{target.name}' {target.dimension}"
+            raise UsageError("SK109", estimator.name, sizes, fix)
 
 
 def _wanted(estimator: Estimator) -> str:
