@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["canonical", "describe", "digest", "digest_bytes", "digest_file", "rng_for", "seed_for"]
+__all__ = ["canonical", "describe", "digest", "digest_bytes", "digest_file", "recipe_of", "rng_for", "seed_for"]
 
 
 def describe(thing: Any) -> Any:
@@ -48,6 +48,13 @@ def describe(thing: Any) -> Any:
     if hasattr(thing, "item") and getattr(thing, "ndim", None) == 0:
         return describe(thing.item())
     raise TypeError(f"{type(thing).__name__} has no canonical form: a recipe holds numbers, text, paths, lists, dicts and dataclasses")
+
+
+def recipe_of(component: Any) -> dict[str, Any]:
+    """The recipe of a component: name, version, options; and for a plug-in its module, so that two of one name never share results."""
+    recipe: dict[str, Any] = describe(component)
+    kind = type(component)
+    return recipe if kind.__module__.startswith("simkit.") else {**recipe, "module": f"{kind.__module__}:{kind.__qualname__}"}
 
 
 def canonical(thing: Any) -> str:

@@ -14,7 +14,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from simkit.errors import Problem, SimkitError, UsageError, nearest
 
-__all__ = ["ESTIMATORS", "EXTRACTORS", "SOURCES", "OptionInfo", "Registry", "Spec", "build_options", "option", "options_of", "parse_spec", "union_members"]
+__all__ = [
+    "ESTIMATORS", "EXTRACTORS", "SOURCES", "OptionInfo", "Registry", "Spec", "build_options", "describe_component", "option",
+    "options_of", "parse_spec", "union_members",
+]
 
 
 def option(
@@ -115,7 +118,7 @@ def _convert_one(value: Any, one: Any) -> Any:
     origin = get_origin(one)
     if origin is Literal:
         for choice in get_args(one):
-            if value == choice and type(value) is type(choice) or (isinstance(value, Text) and value == str(choice)):
+            if (value == choice and type(value) is type(choice)) or (isinstance(value, Text) and value == str(choice)):
                 return choice
         raise ValueError(f"expected {_type_text(one)}{nearest(str(value), [str(c) for c in get_args(one)])}")
     if origin is tuple:
@@ -139,11 +142,11 @@ def _convert_one(value: Any, one: Any) -> Any:
             return value.lower() in ("true", "yes")
         raise TypeError("expected true or false")
     if one is int:
-        if isinstance(value, bool) or not (isinstance(value, int) or isinstance(value, Text)):
+        if isinstance(value, bool) or not (isinstance(value, (int, Text))):
             raise TypeError("expected a whole number")
         return int(value)
     if one is float:
-        if isinstance(value, bool) or not (isinstance(value, (int, float)) or isinstance(value, Text)):
+        if isinstance(value, bool) or not (isinstance(value, (int, float, Text))):
             raise TypeError("expected a number")
         number = float(value)
         if number != number or number in (float("inf"), float("-inf")):
@@ -254,6 +257,7 @@ class Registry:
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not name:
             raise UsageError("SK104", cls.__name__, "the class has no name", 'give it a class attribute: name = "my-measure"')
+        self._read_entry_points()
         known = self._classes.get(name)
         clash = name in self._targets or (known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__))
         if clash:
@@ -370,3 +374,52 @@ ESTIMATORS = Registry("method", {
     "source-size": "simkit.estimators.priors:SourceSize",
     "task": "simkit.estimators.intuitive:Task",
 }, "simkit.estimators")
+
+
+def describe_component(registry: Registry, name: str) -> dict[str, Any]:
+    """What a name stands for, from the code itself: the data of `simkit list NAME`.
+
+    Args:
+        registry: SOURCES, EXTRACTORS or ESTIMATORS.
+        name: a registered name, or "module:Class".
+
+    Returns:
+        name; component (what the registry holds); origin; summary (first paragraph of the docstring); options, each with name, type,
+        default, required, range and help. For a measure also kind, view, symmetric, direction, needs, needs_of_source, pool_relative,
+        unit, bounds, citation and version. For a plug-in that does not load: name, component, origin and ``broken``, the reason.
+
+    Raises:
+        UsageError: the name is not known.
+    """
+    known = name in registry.names()
+    head: dict[str, Any] = {"name": name, "component": registry.kind, "origin": registry.origin(name)}
+    try:
+        cls = registry.get(name)
+        rows = [_option_row(info) for info in options_of(cls)]
+    except SimkitError as error:
+        if not known and ":" not in name:
+            raise
+        return head | {"broken": error.problems[0].message}
+    except Exception as error:  # a plug-in may fail in any way (annotations that do not resolve); the list must go on
+        if registry.origin(name) == "simkit":
+            raise
+        return head | {"broken": f"{type(error).__name__}: {error}"}
+    summary = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+    return head | {"summary": summary, "options": rows} | (_measure_row(cls) if hasattr(cls, "higher_is_better") else {})
+
+
+def _option_row(info: OptionInfo) -> dict[str, Any]:
+    default = str(info.default) if isinstance(info.default, Path) else info.default
+    return {"name": info.name, "type": info.type_text, "default": default, "required": info.required, "range": info.range_text, "help": info.help}
+
+
+def _measure_row(cls: Any) -> dict[str, Any]:
+    def declared(attribute: str) -> Any:
+        value = getattr(cls, attribute)
+        return inspect.getdoc(value) if isinstance(value, property) else value  # depends on the options: the docstring says how
+
+    higher = declared("higher_is_better")
+    direction = {True: "higher is better", False: "lower is better"}.get(higher, higher)
+    row = {attribute: declared(attribute) for attribute in ("kind", "view", "symmetric", "needs", "needs_of_source", "pool_relative", "unit",
+                                                            "bounds", "citation", "version")}
+    return row | {"direction": direction}

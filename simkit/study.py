@@ -158,7 +158,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     declared = content.get("datasets") if isinstance(content.get("datasets"), Mapping) else {}
     for key in ("targets", "sources"):
         _check_names(getattr(top, key), tuple(declared or ()), f"{where}: {key}", problems)
-    if not top.targets and "targets" not in [p.where.rsplit(".", 1)[-1] for p in problems.found]:
+    if "targets" not in content:
         problems.add("SK104", f"{where}: targets", "no target is named", 'add targets = ["name of a data set"]')
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)
     methods, everything = _methods(content.get("methods", list(DEFAULT_METHODS)), f"{where}: methods", base, problems)
@@ -192,22 +192,26 @@ def _options(cls: Any, values: Any, where: str, problems: Problems) -> Any:
         return None
 
 
-def _with_paths(thing: Any, base: Path) -> Any:
-    """The component with its relative paths made absolute, from the folder of the study file."""
-    changes = {f.name: _absolute(getattr(thing, f.name), base) for f in fields(thing) if isinstance(getattr(thing, f.name), Path)}
-    return replace(thing, **changes) if changes else thing
+def _rooted(cls: Any, options: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The options with relative paths made absolute, from the folder of the study file; before anything reads them."""
+    paths = {info.name for info in options_of(cls) if Path in union_members(info.type)}
+    rooted = {key: str(base / Path(value).expanduser()) if key in paths and isinstance(value, str) and value else value for key, value in options.items()}
+    if cls is Protocol and isinstance(rooted.get("weights"), Mapping):
+        rooted["weights"] = {name: str(base / path) if isinstance(path, str) else path for name, path in rooted["weights"].items()}
+    return rooted
 
 
 def _table(cls: Any, content: Mapping[str, Any], key: str, where: str, base: Path, problems: Problems) -> Any:
     if key not in content:
         return None
-    made = _options(cls, content[key], f"{where}: {key}", problems)
-    return None if made is None else _with_paths(made, base)
+    values = content[key]
+    return _options(cls, _rooted(cls, values, base) if isinstance(values, Mapping) else values, f"{where}: {key}", problems)
 
 
 def _component(registry: Registry, value: Any, where: str, base: Path, problems: Problems) -> Any:
     try:
-        return _with_paths(registry.build(parse_spec(value, where), where), base)
+        spec = parse_spec(value, where)
+        return registry.build(Spec(spec.name, _rooted(registry.get(spec.name, where), spec.options, base)), where)
     except SimkitError as error:
         problems.catch(error)
         return None

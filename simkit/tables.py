@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from simkit.errors import DataError, Problems, nearest
 from simkit.files import write_text
@@ -23,6 +23,9 @@ __all__ = ["RawTable", "ScoreTable", "TransferTable", "csv_text", "read_table"]
 LARGEST = 512 * 2**20
 """Largest table file that is read, in bytes."""
 
+MISSING = ("", "nan", "na")
+"""Cells (in lower case) that stand for a missing number where missing numbers are allowed."""
+
 
 @dataclass(frozen=True)
 class RawTable:
@@ -32,8 +35,11 @@ class RawTable:
         path: the file, as messages name it.
         columns: column names; an unnamed index column is called "".
         rows: cells per row.
-        lines: line number of each row in the file (1 is the header).
+        lines: line number of each row in the file (1 is the header); the row number, from 0, where the table is no file.
         delimiter: the delimiter that was found.
+        short: line numbers of the rows that had fewer fields than the header and were read with empty cells at their end; only
+            with ``read_table(..., short_rows="empty")``.
+        separator: what stands between path and line number in messages.
     """
 
     path: str
@@ -41,12 +47,39 @@ class RawTable:
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
     delimiter: str
+    short: tuple[int, ...] = ()
+    separator: str = ":"
+
+    @classmethod
+    def of_records(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], *, name: str) -> RawTable:
+        """Records in memory as a table of text: numbers in full precision, None and NaN as empty cells, rows numbered from 0."""
+        names = tuple(str(column).strip() for column in columns)
+        rows = tuple(tuple(_text(record.get(column)) for column in columns) for record in records)
+        return _checked(cls(name, names, rows, tuple(range(len(rows))), ",", separator=" row "))
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame, *, name: str = "DataFrame") -> RawTable:
+        """A pandas DataFrame as a table of text (see :meth:`of_records`); a named index becomes columns."""
+        frame = frame.reset_index() if any(level is not None for level in frame.index.names) else frame
+        columns = [str(column).strip() for column in frame.columns]
+        rows = tuple(tuple(_text(value) for value in row) for row in frame.itertuples(index=False, name=None))
+        return _checked(cls(name, tuple(columns), rows, tuple(range(len(rows))), ",", separator=" row "))
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def unit(self) -> str:
+        """What ``lines`` counts: "line" of a file, "row" of a table in memory."""
+        return "line" if self.separator == ":" else "row"
+
+    def line(self, row: int) -> str:
+        """Where a row stands: "pairs.csv:17", or "DataFrame row 15"."""
+        return f"{self.path}{self.separator}{self.lines[row]}"
+
     def where(self, row: int, column: str) -> str:
-        return f"{self.path}:{self.lines[row]} (column '{column}')"
+        """Where a cell stands: "pairs.csv:17 (column 'auc')"."""
+        return f"{self.line(row)} (column '{column}')"
 
     def require(self, *columns: str) -> None:
         """DataError naming every missing column, with the nearest that is there."""
@@ -54,7 +87,8 @@ class RawTable:
         for column in columns:
             if column not in self.columns:
                 found = ", ".join(repr(c) for c in self.columns)
-                problems.add("SK202", self.path, f"column '{column}' is missing{nearest(column, self.columns)}; columns found: {found}", f"name the column '{column}', or state which column holds it")
+                message = f"column '{column}' is missing{nearest(column, self.columns)}; columns found: {found}"
+                problems.add("SK202", self.path, message, f"name the column '{column}', or state which column holds it")
         problems.raise_if_any(DataError)
 
     def column(self, name: str) -> tuple[str, ...]:
@@ -82,13 +116,15 @@ class RawTable:
         problems, out = Problems(), []
         for row, cell in enumerate(self.column(name)):
             text = cell.strip()
-            if empty and text.lower() in ("", "nan", "na"):
+            missing = text.lower() in MISSING
+            if empty and missing:
                 out.append(math.nan)
                 continue
             value = _number(text.replace(",", ".") if self.decimal_comma else text)
             if value is None or not math.isfinite(value):
-                what = "the cell is empty" if not text else f"'{text}' is not a number"
-                problems.add("SK203", self.where(row, name), what, "write a finite number with a decimal point")
+                what = "the cell is empty" if not text else f"'{text}' is not a {'number' if value is None else 'finite number'}"
+                fix = "give the number; or, where it can be done without, allow missing values" if missing else "write a finite number with a decimal point"
+                problems.add("SK203", self.where(row, name), what, fix)
                 value = math.nan
             elif not low <= value <= high:
                 problems.add("SK203", self.where(row, name), f"value {text} is outside {low:g}..{high:g}", "correct the value, or state another column")
@@ -104,12 +140,38 @@ def _number(text: str) -> float | None:
         return None
 
 
-def read_table(path: str | os.PathLike[str]) -> RawTable:
+def _text(value: Any) -> str:
+    """A cell of a table in memory as the text that a file would hold."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _checked(table: RawTable) -> RawTable:
+    """The table, or DataError for repeated column names or no rows."""
+    problems = Problems()
+    for column in sorted({c for c in table.columns if table.columns.count(c) > 1}):
+        problems.add("SK202", table.path, f"column '{column}' appears {table.columns.count(column)} times", "give each column its own name")
+    if not table.rows:
+        problems.add("SK202", table.path, "the table is empty (0 rows)", "give at least one row")
+    problems.raise_if_any(DataError)
+    return table
+
+
+def read_table(path: str | os.PathLike[str], *, short_rows: Literal["error", "empty"] = "error") -> RawTable:
     """A CSV or TSV file: UTF-8 with or without a byte-order mark; comma, semicolon, tab or bar; LF or CRLF.
 
+    Args:
+        path: the file.
+        short_rows: what a row with fewer fields than the header is: an error, or a row whose last cells are empty (such rows are listed
+            in ``RawTable.short``). A row with more fields is always an error: nothing is ever shifted.
+
     Raises:
-        DataError: missing, empty or binary file; repeated column names; a row with more or fewer fields than the header (a row is never
-            shifted or filled).
+        DataError: missing, empty or binary file; repeated column names; a row with more fields than the header, or fewer.
     """
     path = Path(path)
     name = str(path)
@@ -126,10 +188,10 @@ def read_table(path: str | os.PathLike[str]) -> RawTable:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise DataError("SK201", f"{name}:{line}", f"is not UTF-8 (byte 0x{raw[error.start]:02x})", "save the file as UTF-8") from None
-    return parse_table(text, name)
+    return parse_table(text, name, short_rows=short_rows)
 
 
-def parse_table(text: str, name: str) -> RawTable:
+def parse_table(text: str, name: str, *, short_rows: Literal["error", "empty"] = "error") -> RawTable:
     """:func:`read_table` of text that was already read."""
     head = next((line for line in text.splitlines() if line.strip()), "")
     if not head:
@@ -137,23 +199,27 @@ def parse_table(text: str, name: str) -> RawTable:
     delimiter = max(",;\t|", key=head.count)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        numbered = []
-        for row in reader:
-            if row and any(cell.strip() for cell in row):
-                numbered.append((reader.line_num, tuple(row)))
+        numbered = [(reader.line_num, tuple(row)) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise DataError("SK202", f"{name}:{reader.line_num}", f"cannot be parsed: {error}", "check quotes and delimiters") from None
     columns = tuple(cell.strip() for cell in numbered[0][1])
+    rows = numbered[1:]
     problems = Problems()
     for column in sorted({c for c in columns if columns.count(c) > 1}):
         problems.add("SK202", name, f"column '{column}' appears {columns.count(column)} times", "give each column its own name")
-    for line, row in numbered[1:]:
-        if len(row) != len(columns):
-            problems.add("SK202", f"{name}:{line}", f"{len(row)} fields, the header has {len(columns)}", "add the missing or remove the extra field; quote a field that holds the delimiter")
-    if len(numbered) == 1:
+    for line, row in rows:
+        if len(row) > len(columns):
+            fix = "remove the extra field, or quote the field that holds the delimiter"
+            problems.add("SK202", f"{name}:{line}", f"{len(row)} fields, the header has {len(columns)}", fix)
+        elif len(row) < len(columns) and short_rows == "error":
+            fix = "add the missing fields; where missing values are allowed, a short row is read as one with empty cells at its end"
+            problems.add("SK202", f"{name}:{line}", f"{len(row)} fields, the header has {len(columns)}", fix)
+    if not rows:
         problems.add("SK202", name, "the table has a header and 0 rows", "give at least one row")
     problems.raise_if_any(DataError)
-    return RawTable(name, columns, tuple(row for _, row in numbered[1:]), tuple(line for line, _ in numbered[1:]), delimiter)
+    short = tuple(line for line, row in rows if len(row) < len(columns))
+    filled = tuple(row + ("",) * (len(columns) - len(row)) for _, row in rows)
+    return RawTable(name, columns, filled, tuple(line for line, _ in rows), delimiter, short)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -189,7 +255,8 @@ class _Table:
     REQUIRED: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        problems, seen = Problems(), {}
+        problems = Problems()
+        seen: dict[tuple[Any, ...], int] = {}
         for number, record in enumerate(self.records):
             for column in self.REQUIRED:
                 if record.get(column) is None:
@@ -199,12 +266,18 @@ class _Table:
                     problems.add("SK202", f"row {number}", f"unknown column '{column}'{nearest(column, self.COLUMNS)}", f"columns: {', '.join(self.COLUMNS)}")
             key = tuple(record.get(column) for column in self.KEY)
             if key in seen:
-                problems.add("SK204", f"rows {seen[key]} and {number}", f"the same {', '.join(self.KEY)} twice: {', '.join(str(k) for k in key)}", "remove one of the rows")
+                message = f"the same {', '.join(self.KEY)} twice: {', '.join(str(k) for k in key)}"
+                problems.add("SK204", f"rows {seen[key]} and {number}", message, "remove one of the rows")
             seen[key] = number
         problems.raise_if_any(DataError)
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def raw(self) -> RawTable:
+        """The table as text with row numbers, as if it had been read from a file."""
+        return RawTable.of_records(self.records, self.COLUMNS, name=type(self).__name__)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -221,7 +294,7 @@ class _Table:
         return text
 
     def _repr_html_(self) -> str:
-        return self.frame.to_html(index=False)
+        return str(self.frame.to_html(index=False))
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ is the work that is done once per data set, ``compare`` what is left for a pair;
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
-from simkit.recipe import describe, rng_for
+from simkit.recipe import recipe_of, rng_for
 from simkit.registry import ESTIMATORS, Spec
 
 __all__ = ["CardEstimator", "Estimator", "FeatureEstimator", "Known", "Score", "compare", "halves", "score_pairs"]
@@ -72,7 +72,7 @@ class Estimator:
         symmetric: whether compare(a, b) equals compare(b, a).
         higher_is_better: whether a higher value promises better transfer (False for distances).
         view: "embedding" or "card".
-        needs: what it asks of each data set, of: "labels".
+        needs: what it asks of each data set, of: "labels", "tags", "attributes", "attributes.NOTION"; ``missing`` says what is lacking.
         needs_of_source: what it asks of the source only (for priors).
         bounds: smallest and largest possible value; None where there is none.
         pool_relative: whether the value depends on the other data sets of the run.
@@ -96,8 +96,7 @@ class Estimator:
 
     def recipe(self) -> dict[str, Any]:
         """What identifies the measure and its options in the store."""
-        recipe: dict[str, Any] = describe(self)
-        return recipe
+        return recipe_of(self)
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:
         """Why the measure cannot be computed for this data set, in words; "" when it can. Asked before any work."""
@@ -155,6 +154,14 @@ def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
         if source.dimension != target.dimension:
             sizes = f"'{source.name}' has {source.dimension} features, '{target.name}' {target.dimension}"
             raise UsageError("SK109", estimator.name, sizes, fix)
+
+
+def _can_read(estimator: Estimator, view: Any) -> bool:
+    try:
+        _check_views(estimator, view, view)
+    except SimkitError:
+        return False
+    return True
 
 
 def _wanted(estimator: Estimator) -> str:
@@ -235,6 +242,7 @@ def _compare(estimator: Estimator, source: Embedding, target: Embedding, seed: i
 
 def score_pairs(
     estimator: Estimator, views: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, seed: int = 0, repeats: int = 0,
+    each: Callable[[tuple[str, str], Score | SimkitError], None] | None = None,
 ) -> dict[tuple[str, str], Score | SimkitError]:
     """Scores of many pairs; each data set is summarised once. A pair that cannot be scored holds its error, the others their Score.
 
@@ -244,20 +252,29 @@ def score_pairs(
         pairs: (source, target) names.
         seed: of every random choice.
         repeats: half-samples for interval and floor (0: none, else at least 3); only for embeddings.
+        each: called with each pair and its result as soon as it is known, so that finished pairs can be kept.
     """
-    names = sorted({name for pair in pairs for name in pair})
     out: dict[tuple[str, str], Score | SimkitError] = {}
-    pool = sorted(views) if estimator.pool_relative else names
-    summaries = dict(zip(pool, estimator.summarize_all([views[name] for name in pool]), strict=True))
+    summaries: dict[str, Any] = {}
+
+    def summary(name: str) -> Any:
+        if name not in summaries:
+            # a data set that the measure cannot read takes no part in the pool; its own pairs hold the reason
+            pool = [n for n in sorted(views) if _can_read(estimator, views[n])] if estimator.pool_relative else [name]
+            summaries.update(zip(pool, estimator.summarize_all([views[n] for n in pool]), strict=True))
+        return summaries[name]
+
     for source, target in pairs:
         try:
             _check_views(estimator, views[source], views[target])
-            score = estimator.compare(summaries[source], summaries[target], _rng(estimator, source, target, seed))
+            score = estimator.compare(summary(source), summary(target), _rng(estimator, source, target, seed))
             if repeats and estimator.view == "embedding":
                 score = with_uncertainty(estimator, score, views[source], views[target], seed=seed, repeats=repeats)
             out[source, target] = score
         except SimkitError as error:
             out[source, target] = error
+        if each is not None:
+            each((source, target), out[source, target])
     return out
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from simkit.dataset import Dataset
 from simkit.errors import DataError, IntegrityError, Problem, UsageError
-from simkit.recipe import describe
+from simkit.recipe import recipe_of
 
 __all__ = ["Batch", "Extractor", "Session", "extract"]
 
@@ -46,8 +46,7 @@ class Extractor:
 
     def recipe(self) -> dict[str, Any]:
         """What identifies the features in the store: options, weights digest, preprocessing; never a path."""
-        recipe: dict[str, Any] = describe(self)
-        return recipe
+        return recipe_of(self)
 
     def check(self) -> None:
         """Everything that can be known to be wrong before any work: names, files, tensor names. Raises SimkitError."""

@@ -12,7 +12,7 @@ import numpy as np
 from simkit.errors import ResourceError, UsageError, nearest
 from simkit.extractors.base import Extractor, Session
 from simkit.networks import build_network, check_network, download_network, head_of, load_state, state_of, weights_enum, weights_present
-from simkit.recipe import describe, digest_file, seed_for
+from simkit.recipe import digest_file, recipe_of, seed_for
 from simkit.registry import option
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Torchvision(Extractor):
     seed: int = option(0, "of the untrained network", minimum=0)
 
     def recipe(self) -> dict[str, Any]:
-        recipe: dict[str, Any] = describe(self)
+        recipe = recipe_of(self)
         del recipe["checkpoint"]
         if self.checkpoint is not None:
             return recipe | {"weights": digest_file(self.checkpoint), "seed": 0}

@@ -1,0 +1,146 @@
+"""The command line. Help is answered from the table below; a command's module is imported when it is called, heavy libraries later still.
+
+Results go to stdout, everything else to stderr. Exit status: 0 ok; 1 a bug; 2 usage or configuration; 3 bad input data; 4 finished, but
+items were skipped or jobs failed; 5 resource; 6 integrity; 7 not enough data to answer; 130 and 143 signals.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+
+import click
+
+from simkit.errors import SHOWN, SimkitError, UsageError, nearest
+
+__all__ = ["cli", "entry"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("simkit.cli.work:run", "Run a whole study: embed, distance, finetune, correlate, report."),
+    "embed": ("simkit.cli.work:embed", "Embed data sets: images to rows of features, kept in the store."),
+    "distance": ("simkit.cli.work:distance", "Score every source-target pair by one or more methods."),
+    "finetune": ("simkit.cli.work:finetune", "Pretrain on each source, fine-tune on each target, score by AUC."),
+    "correlate": ("simkit.cli.statistics:correlate", "Does similarity predict transfer? Correlate scores with performance."),
+    "list": ("simkit.cli.inspection:list_", "List sources, extractors and methods, or show one with its options."),
+    "init": ("simkit.cli.inspection:init", "Write a commented study file to start from."),
+    "schema": ("simkit.cli.inspection:schema", "Print the JSON Schema of the study file, for editors."),
+    "cache": ("simkit.cli.inspection:cache", "Look at, check and clean the store of finished work."),
+    "doctor": ("simkit.cli.inspection:doctor", "Check packages, device and store."),
+    "explain": ("simkit.cli.inspection:explain", "Explain an error code such as SK203."),
+}
+
+
+class LazyGroup(click.Group):
+    """Commands by name; a module is imported when its command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            fix = f"commands: {', '.join(COMMANDS)}"
+            raise UsageError("SK101", "command line", f"unknown command '{args[0]}'{nearest(args[0], COMMANDS)}", fix)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        import simkit
+
+        click.echo(f"simkit {simkit.__version__}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
+def cli() -> None:
+    """Which source data set should I transfer from, how sure is that, and why?
+
+    Start with `simkit run examples/quickstart.toml`, or `simkit init` for a study of your own.
+    """
+
+
+class Terminated(Exception):
+    """SIGTERM arrived."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def entry(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = cli.main(arguments, prog_name="simkit", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.UsageError as error:
+        return _usage(error)
+    except SimkitError as error:
+        click.echo(str(error) + _rest(error), err=True)
+        return error.exit_status
+    except (KeyboardInterrupt, click.Abort):
+        return _stopped("interrupted", 130)
+    except Terminated:
+        return _stopped("terminated", 143)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush stays quiet
+        return 141
+    except MemoryError:
+        click.echo("error[SK301] out of memory\nfix: use smaller data sets, a smaller batch or `maximum`; finished work is kept", err=True)
+        return 5
+    except Exception:  # the last line of defence: a bug must leave a short message and a file
+        return _bug()
+
+
+def _usage(error: click.UsageError) -> int:
+    where = error.ctx.command_path if error.ctx else "simkit"
+    click.echo(f"error[SK101] {where}: {error.format_message()}\nfix: see `{where} --help`\nmore: simkit explain SK101", err=True)
+    return 2
+
+
+def _rest(error: SimkitError) -> str:
+    """Where the problems beyond the first twenty were written."""
+    if len(error.problems) <= SHOWN:
+        return ""
+    handle, path = tempfile.mkstemp(prefix="simkit-problems-", suffix=".txt", text=True)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write("\n".join(str(problem) for problem in error.problems) + "\n")
+    return f"\nall {len(error.problems)} problems: {path}"
+
+
+def _stopped(how: str, status: int) -> int:
+    click.echo(f"\n{how}: what is finished is kept in the store; the same command goes on from there", err=True)
+    return status
+
+
+def _bug() -> int:
+    import traceback
+
+    handle, path = tempfile.mkstemp(prefix="simkit-bug-", suffix=".txt", text=True)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"command: {sys.argv}\n{traceback.format_exc()}")
+    last = traceback.format_exc().strip().splitlines()[-1]
+    click.echo(f"error[SK999] this is a bug in simkit: {last}\nfix: please report it with {path}; finished work is kept\nmore: simkit explain SK999", err=True)
+    return 1

@@ -1,0 +1,110 @@
+"""What commands share: --json, -q, progress on a terminal, --set."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from simkit.errors import UsageError
+from simkit.files import json_text, write_text
+from simkit.pipeline.progress import Progress
+from simkit.registry import Text
+
+__all__ = ["Output", "data_options", "device_options", "output_options", "settings"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Output(Progress):
+    """Where a command writes: the result to stdout (or a JSON file), progress and remarks to stderr."""
+
+    def __init__(self, json_target: str | None, quiet: bool):
+        if json_target not in (None, "-") and not str(json_target).endswith(".json"):
+            fix = f"write --json before another option, or --json - {json_target}"
+            raise UsageError("SK102", "--json", f"'{json_target}' does not end in .json: is it an argument of the command?", fix)
+        self.json_target, self.quiet = json_target, quiet
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    @contextmanager
+    def counting(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        if self.quiet or total == 0 or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=label, unit=unit.rstrip("s"), leave=False, mininterval=0.5, dynamic_ncols=True) as bar:
+            yield lambda n: (bar.update(n), None)[1]
+
+    def result(self, text: str, value: Any, ids: Sequence[str] = ()) -> None:
+        """Prints the result: JSON when asked for (to stdout for "-"), one id a line with -q, else text."""
+        if self.json_target not in (None, "-"):
+            write_text(str(self.json_target), json_text(value) + "\n")
+        if self.json_target == "-":
+            click.echo(json_text(value))
+        elif self.quiet:
+            for one in ids:
+                click.echo(one)
+        else:
+            click.echo(text)
+
+    def finish(self, incomplete: Sequence[str]) -> int:
+        """Exit status 4, with the list, when items were skipped or failed; else 0."""
+        if not incomplete:
+            return 0
+        click.echo(f"error[SK601] finished, but {len(incomplete)} item{'s were' if len(incomplete) > 1 else ' was'} skipped or failed:", err=True)
+        for line in incomplete[:20]:
+            click.echo(f"  {line}", err=True)
+        if len(incomplete) > 20:
+            click.echo(f"  ... and {len(incomplete) - 20} more (run.json lists all)", err=True)
+        click.echo("more: simkit explain SK601", err=True)
+        return 4
+
+
+def width() -> int:
+    """Columns of the terminal, or 100."""
+    import shutil
+
+    return shutil.get_terminal_size((100, 40)).columns
+
+
+def output_options(command: F) -> F:
+    """--json [FILE], -q, --no-color."""
+    command = click.option("-q", "--quiet", is_flag=True, help="Print only ids, one a line, and no progress.")(command)
+    command = click.option("--no-color", is_flag=True, help="No colour (simkit prints none; accepted for scripts).")(command)
+    return click.option("--json", "json_target", is_flag=False, flag_value="-", default=None, metavar="[FILE.json]",
+                        help="Print the result as JSON on stdout ('-', the default), or write it to FILE.json.")(command)
+
+
+def device_options(command: F) -> F:
+    """--device, --batch-size, --workers, --store, --strict."""
+    command = click.option("--strict", is_flag=True, help="Stop before the work when an image cannot be read (default: skip, name, count, exit 4).")(command)
+    command = click.option("--store", type=click.Path(), default=None, help="Root of the store (default: SIMKIT_STORE or the user's cache folder).")(command)
+    command = click.option("--workers", type=click.IntRange(1), default=None, help="Decoding threads (default: the CPU cores).")(command)
+    return click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images per batch; does not change the result.")(command)
+
+
+def data_options(command: F) -> F:
+    """--study, --data-set."""
+    command = click.option("--data-set", "data_settings", multiple=True, metavar="K=V",
+                           help="Option of the data reader, such as intensity=full-range (`simkit list folder`).")(command)
+    return click.option("--study", type=click.Path(), default=None, help="Study file whose data set names may be used.")(command)
+
+
+def settings(pairs: Sequence[str], where: str) -> dict[str, Any]:
+    """``("size=8", "colour=false")`` as a dict of texts that the option's type will parse."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError("SK102", where, f"'{pair}' is not of the form option=value", f"write {where} option=value")
+        if key.strip() in out:
+            raise UsageError("SK105", where, f"option '{key.strip()}' is given twice", "give it once")
+        out[key.strip()] = Text(value)
+    return out

@@ -1,0 +1,207 @@
+"""run, embed, distance, finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simkit.cli.output import Output, data_options, device_options, output_options, settings, width
+from simkit.errors import UsageError
+
+
+@click.command()
+@click.argument("study", type=click.Path())
+@click.option("--dry-run", is_flag=True, help="Print the plan: what will be computed, what is stored, what cannot be and why, an estimate of the work.")
+@click.option("--out", type=click.Path(), default=None, help="Output folder (default: the study's `out`, or results/<study> beside the file).")
+@click.option("--overwrite", is_flag=True, help="Allow an output folder that another configuration made.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Fine-tuning runs at a time.")
+@click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
+@device_options
+@output_options
+def run(
+    study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, device: str | None, batch_size: int, workers: int | None,
+    store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+) -> int:
+    """Run the study in the TOML file STUDY: embed, distance, finetune, correlate, report.
+
+    Finished work is found in the store, so a second run does nothing twice and an interrupted one goes on.
+    """
+    from dataclasses import replace
+
+    from simkit.pipeline import plan
+    from simkit.pipeline import run as run_study
+    from simkit.study import read_study
+
+    output = Output(json_target, quiet)
+    made = read_study(study)
+    made = replace(made, device=device or made.device)
+    if dry_run:
+        made = replace(made, store=Path(store) if store else made.store, out=Path(out) if out else made.out)
+        planned = plan(made, strict=strict)
+        output.result(planned.text(), planned.as_dict(), [f"{s.stage} {s.item}" for s in planned.steps if s.todo])
+        return 0
+    results = run_study(made, out=out, store=store, overwrite=overwrite, strict=strict, batch_size=batch_size, workers=workers, jobs=jobs, progress=output)
+    from simkit.report import summary_text
+
+    text = "\n".join([summary_text(results.content, width()), "", results.done_line, f"report: {results.page}"])
+    value = {
+        "study": made.name, "out": str(results.out), "page": str(results.page), "answers": dict(results.content.answers),
+        "scores": list(results.scores.records), "transfer": list(results.performance.records) if results.performance else None,
+        "correlation": results.correlation.as_dict() if results.correlation else None, "done": results.done_line, "incomplete": list(results.incomplete),
+    }
+    output.result(text, value, [str(results.page)])
+    return output.finish(results.incomplete)
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True)
+@click.option("--extractor", default="torchvision", show_default=True, help="Name of the extractor (`simkit list`), or module:Class.")
+@click.option("--set", "pairs", multiple=True, metavar="K=V", help="Option of the extractor, such as network=resnet18.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@data_options
+@device_options
+@output_options
+def embed(
+    data: tuple[str, ...], extractor: str, pairs: tuple[str, ...], device: str, study: str | None, data_settings: tuple[str, ...], batch_size: int,
+    workers: int | None, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+) -> int:
+    """Embed each of DATA: a folder with one folder per class, a CSV manifest, an .npz in MedMNIST's layout, samples:NAME, or a study's name.
+
+    Rows are stored by the recipe of the extractor and the content of the images: what is there is not embedded again.
+    """
+    from simkit.pipeline.commands import embedded, extractor_of, load
+    from simkit.study import read_study
+
+    output = Output(json_target, quiet)
+    made = extractor_of({extractor: settings(pairs, "--set")})
+    read = read_study(study) if study else None
+    options = settings(data_settings, "--data-set")
+    datasets = [load(one, study=read, **options) for one in data]
+    _unique([d.name for d in datasets])
+    rows: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    for dataset in datasets:
+        done = embedded(dataset, made, device=device, batch_size=batch_size, workers=workers, store=store, strict=strict, progress=output)
+        output.say(done.line)
+        skipped += [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in done.dataset.skipped]
+        rows.append({
+            "name": dataset.name, "images": len(done.embedding), "features": done.embedding.dimension, "embedded": done.computed, "stored": done.stored,
+            "skipped": len(done.dataset.skipped), "seconds": round(done.seconds, 2), "extractor": done.embedding.extractor,
+            "fingerprint": done.dataset.fingerprint,
+        })
+    lines = [f"{r['name']}  {r['images']} images  {r['features']} features  extractor {r['extractor'][:12]}"
+             + (f"  ({r['skipped']} skipped)" if r["skipped"] else "") for r in rows]
+    output.result("\n".join(lines), rows, [str(r["name"]) for r in rows])
+    return output.finish(skipped)
+
+
+def _unique(names: list[str]) -> None:
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        raise UsageError("SK105", "DATA", f"two data sets are called '{name}'", "give them different folder names, or name them in a study file")
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--target", "targets", multiple=True, required=True, help="Target data set; may be given several times.")
+@click.option("--method", "methods", multiple=True, default=("otdd",), show_default=True, help="Measure (`simkit list`), module:Class, or all.")
+@click.option("--set", "pairs", multiple=True, metavar="[METHOD.]K=V", help="Option of a method, such as otdd.label_cost=exact.")
+@click.option("--extractor", default="torchvision", show_default=True, help="Name of the extractor (`simkit list`), or module:Class.")
+@click.option("--extractor-set", "extractor_pairs", multiple=True, metavar="K=V", help="Option of the extractor, such as network=resnet18.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--repeats", type=click.IntRange(0), default=10, show_default=True, help="Half-samples for intervals and floors; 0: none.")
+@click.option("--out", type=click.Path(), default=None, help="Also write the scores to this CSV file.")
+@click.option("--study", type=click.Path(), default=None, help="Study file whose data set names may be used.")
+@device_options
+@output_options
+def distance(
+    sources: tuple[str, ...], targets: tuple[str, ...], methods: tuple[str, ...], pairs: tuple[str, ...], extractor: str,
+    extractor_pairs: tuple[str, ...], device: str, seed: int, repeats: int, out: str | None, study: str | None, batch_size: int, workers: int | None,
+    store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+) -> int:
+    """Score every SOURCE against every target: paths, samples:NAME or names of --study.
+
+    Each score comes with its number of images, a 95 % interval and the floor (the value between two halves of the target).
+    """
+    from simkit.pipeline.commands import scored, study_of
+    from simkit.report import scores_text
+
+    output = Output(json_target, quiet)
+    specs = _with_settings(methods, pairs)
+    chosen = {extractor: settings(extractor_pairs, "--extractor-set")}
+    made = study_of(sources, list(targets), specs, extractor=chosen, study=study, seed=seed, repeats=repeats, device=device, store=store)
+    table, unavailable, kept = scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=output)
+    if out:
+        table.to_csv(out)
+        output.say(f"wrote {len(table)} scores to {out}")
+    named = {m.name for m in made.methods} if not made.all_methods else set()
+    left_out = [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable]
+    skipped = [f"{s.dataset}: {s.key} skipped: {s.reason}" for d in kept.values() for s in d.skipped]
+    text = scores_text(table, width()) if len(table) else "no score could be computed"
+    if left_out:
+        text += "\n\ncannot be computed:\n" + "\n".join(f"  {line}" for line in _grouped(unavailable))
+    value = {"scores": list(table.records), "unavailable": left_out, "skipped": skipped}
+    output.result(text, value, [f"{r['source']}\t{r['target']}\t{r['method']}\t{r['value']!r}" for r in table.records])
+    return output.finish([*skipped, *(f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable if u.method in named)])
+
+
+def _grouped(unavailable: Any) -> list[str]:
+    reasons: dict[tuple[str, str], int] = {}
+    for u in unavailable:
+        reasons[u.method, u.reason] = reasons.get((u.method, u.reason), 0) + 1
+    return [f"{method}: {reason} ({count} pair{'s' if count > 1 else ''})" for (method, reason), count in reasons.items()]
+
+
+def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any]:
+    """Methods with the options of --set; an option without a method's name belongs to the only method."""
+    options: dict[str, dict[str, Any]] = {name: {} for name in methods if name != "all"}
+    for key, value in settings(pairs, "--set").items():
+        method, dot, name = key.partition(".")
+        if not dot and len(methods) == 1 and methods[0] != "all":
+            method, name = methods[0], key
+        if method not in options and "all" in methods and dot:
+            options[method] = {}
+        if method not in options or not name:
+            known = ", ".join(options) or "none"
+            raise UsageError("SK101", "--set", f"'{key}' does not name one of the methods", f"write --set METHOD.option=value; methods: {known}")
+        options[method][name] = value
+    return [*({name: chosen} for name, chosen in options.items()), *(["all"] if "all" in methods else [])]
+
+
+@click.command()
+@click.argument("study", type=click.Path())
+@click.option("--out", type=click.Path(), default=None, help="Also write the results to this CSV file (one row a fold).")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in its own process.")
+@click.option("--store", type=click.Path(), default=None, help="Root of the store.")
+@click.option("--strict", is_flag=True, help="Stop before the work when an image cannot be read.")
+@click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
+@output_options
+def finetune(
+    study: str, out: str | None, jobs: int, store: str | None, strict: bool, device: str | None, json_target: str | None, quiet: bool, no_color: bool,
+) -> int:
+    """Pretrain on each source of STUDY, fine-tune on each target in k folds, and report the AUC of each held-out fold.
+
+    Every finished run is kept: after a kill the same command goes on.
+    """
+    from dataclasses import replace
+
+    from simkit.correlation import answer, rank_sources
+    from simkit.pipeline import finetune as finetune_study
+    from simkit.report import transfer_text
+    from simkit.study import read_study
+
+    output = Output(json_target, quiet)
+    made = read_study(study)
+    result = finetune_study(replace(made, device=device or made.device), store=store, jobs=jobs, strict=strict, progress=output)
+    if out:
+        result.table.to_csv(out)
+        output.say(f"wrote {len(result.table)} folds to {out}")
+    ranking = rank_sources(result.table)
+    answers = [answer(target, ranked) for target, ranked in ranking.items()]
+    text = "\n".join([transfer_text(result.table, ranking, width()), "", *answers])
+    failed = [f"{f.source} -> {f.target} {f.replicate}: {f.reason}" for f in result.failures]
+    value = {"transfer": list(result.table.records), "answers": answers, "trained": result.made, "found": result.found, "failures": failed}
+    output.result(text, value, [f"{r['source']}\t{r['target']}\t{r['replicate']}\t{r['performance']!r}" for r in result.table.records])
+    return output.finish(failed)

@@ -1,0 +1,271 @@
+"""Does similarity predict transfer? Per target, then averaged; never pooled unless asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from simkit.correlation.design import FEWEST, Design
+from simkit.correlation.joining import Joined, Rectangle, join, rectangle
+from simkit.correlation.orientation import Directions, directions
+from simkit.correlation.reading import Reading, read
+from simkit.correlation.recognition import Readable, as_raw, is_pattern, recognise
+from simkit.correlation.results import Correlation, MethodResult, Pooled, Within
+from simkit.correlation.statistics import critical_spearman, holm, tied_share
+from simkit.errors import NotEnoughData, Problems, UsageError
+from simkit.tables import RawTable, TransferTable
+
+__all__ = ["correlate", "read_transfer"]
+
+FEW_TARGETS, FEW_SOURCES, MANY_TIES, SIMPSON = 5, 5, 0.2, 0.2
+"""Fewer targets or sources, a larger share of ties, and a larger excess of the pooled over the within-target correlation are warned of."""
+
+
+def correlate(
+    table: Readable, *, performance: Readable | None = None, methods: Sequence[str] | str = (), distances: Sequence[str] | str = (),
+    similarities: Sequence[str] | str = (), include_self: bool = False, pooled: bool = False, alias: Iterable[tuple[str, str]] = (),
+    allow_missing: bool = False, aggregate: Literal["mean"] | None = None, metric: str | None = None, permutations: int = 9999,
+    bootstraps: int = 2000, seed: int = 0,
+) -> Correlation:
+    """Holds scores of source-target pairs against the performance of transfer: rank correlation within each target, averaged over targets.
+
+    Self pairs (source and target are the same data) are left out. The primary statistic is the unweighted mean over targets of Spearman's
+    correlation between the oriented score and the mean performance; its p-value permutes source labels jointly in all targets, its
+    interval resamples sources and targets together.
+
+    Args:
+        table: the scores: a CSV path, a DataFrame, a ScoreTable, or a RawTable. Long form has the columns source, target, method, value and
+            perhaps performance, higher_is_better, replicate, value_replicate, performance_metric, source_size; wide form has source,
+            target, a column per method, and perhaps the performance.
+        performance: the column of the performance, or a pattern such as "fold_*" whose columns are replicates and averaged per pair; or a
+            second table (path, DataFrame, TransferTable, RawTable) that holds it. None recognises the column, and says which.
+        methods: which methods: "name", "name=column", or "name=pattern" (columns averaged). Empty for all.
+        distances: methods whose lower values mean more similar.
+        similarities: methods whose higher values mean more similar. Methods of neither list need a higher_is_better column or a name
+            that simkit knows.
+        include_self: adds ``with_self``, the same with self pairs, and counts self pairs in ``pooled``.
+        pooled: adds Pearson's correlation over the pairs of all targets together.
+        alias: pairs of names that mean the same data set.
+        allow_missing: leaves out and counts empty cells, short rows, and pairs that only one of two tables has, instead of refusing them.
+        aggregate: "mean" averages rows of the same key, instead of refusing them.
+        metric: of the performance ("auc" demands values in 0..1); None takes it from the table.
+        permutations: random permutations where there are too many to enumerate.
+        bootstraps: resamples of the interval; 0 for none.
+        seed: of permutations and bootstrap.
+
+    Returns:
+        Correlation; its ``frame`` has one row a method, ``per_target`` one a method and target.
+
+    Raises:
+        UsageError: a name or column that is not there, a direction that is not known (SK211), an option out of range.
+        DataError: bad cells, duplicate keys, pairs without a partner; each with file, line and column.
+        NotEnoughData: fewer than 3 sources in every target.
+
+    Example:
+        >>> simkit.correlate("results.csv", performance="fold_*", methods=["otdd", "expert=expert_distance"], distances=["expert"]).frame
+    """
+    _check(permutations, bootstraps, aggregate)
+    methods, distances, similarities = _names(methods, "methods"), _names(distances, "distances"), _names(similarities, "similarities")
+    scores, transfers = _readings(table, performance, methods, allow_missing=allow_missing, aggregate=aggregate, metric=metric)
+    found = directions(scores.scores, distances=distances, similarities=similarities, in_table=scores.higher_is_better, table=scores.name)
+    joined = join(scores, transfers, alias=alias, include_self=include_self, allow_missing=allow_missing)
+    plain = rectangle(joined, include_self=False)
+    _enough(plain)
+    metric = transfers.metric
+    design = Design(plain, joined.source_size, seed, permutations, bootstraps)
+    result = _correlation(design, found, metric)
+    with_self, pools = None, {}
+    if include_self:
+        design = replace(design, rectangle=rectangle(joined, include_self=True))
+        with_self = _correlation(design, found, metric)
+    if pooled:
+        pools = {name: design.pooled(raw, includes_self=include_self) for name, raw in design.rectangle.scores.items()}
+        with_self = None if with_self is None else replace(with_self, pooled=pools)
+    reading_notes = scores.notes if scores is transfers else (*scores.notes, *transfers.notes)
+    notes = (*reading_notes, *found.notes, *joined.notes, _self_note(joined, include_self))
+    warnings = (*found.warnings, *joined.warnings, *_simpson(pools, result.within), *result.warnings)
+    return replace(result, notes=notes, warnings=warnings, pooled=pools, with_self=with_self)
+
+
+def read_transfer(
+    table: Readable, *, performance: str | None = None, metric: str | None = None, allow_missing: bool = False, aggregate: Literal["mean"] | None = None,
+) -> TransferTable:
+    """A table of transfer performances, one row per (source, target, replicate).
+
+    Args:
+        table: a path, a DataFrame, or a table: long (source, target, replicate, performance, metric) or with one column a replicate.
+        performance: the column, or a pattern of columns that are replicates; None recognises it.
+        metric: of the performance; None takes it from the table, or from the name of the column.
+        allow_missing: an empty performance is kept as undefined, instead of refused.
+        aggregate: "mean" averages rows of the same key.
+
+    Raises:
+        UsageError, DataError: as :func:`correlate`.
+    """
+    if isinstance(table, TransferTable):
+        return table
+    raw = as_raw(table, allow_missing=allow_missing)
+    reading = read(recognise(raw, performance=performance, role="transfers"), metric=metric, allow_missing=allow_missing, aggregate=aggregate)
+    sizes = _fold_sizes(raw)
+    cells: dict[tuple[str, str, str], float | None] = {(*pair, replicate): None for pair, replicate in reading.undefined}
+    cells |= {(*pair, replicate): value for pair, replicates in reading.performance.items() for replicate, value in replicates.items()}
+    records = []
+    for (source, target, replicate), value in sorted(cells.items()):
+        sized = sizes.get((source, target, replicate), {})
+        flags = () if value is not None else (f"no value in {reading.name}",)
+        key = {"source": source, "target": target, "replicate": replicate or "1"}
+        records.append({**key, "performance": value, "metric": reading.metric, **sized, "flags": flags})
+    return TransferTable(tuple(records))
+
+
+def _fold_sizes(raw: RawTable) -> dict[tuple[str, str, str], dict[str, int]]:
+    """(source, target, replicate) -> n_train and n_test, where a table has these columns."""
+    present = [name for name in ("n_train", "n_test") if name in raw.columns]
+    if not present or "replicate" not in raw.columns:
+        return {}
+    keys = zip(*([cell.strip() for cell in raw.column(name)] for name in ("source", "target", "replicate")), strict=True)
+    numbers = {name: raw.numbers(name, low=0, empty=True) for name in present}
+    return {key: {name: int(values[row]) for name, values in numbers.items() if values[row] == values[row]} for row, key in enumerate(keys)}
+
+
+def _check(permutations: int, bootstraps: int, aggregate: str | None) -> None:
+    problems = Problems()
+    for name, value, least in (("permutations", permutations, 1), ("bootstraps", bootstraps, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            problems.add("SK102", name, f"{value!r} is not valid here: expected a whole number >= {least}", f"give a whole number >= {least}")
+    if aggregate not in (None, "mean"):
+        problems.add("SK102", "aggregate", f"{aggregate!r} is not known", "give 'mean', or nothing to refuse rows of the same key")
+    problems.raise_if_any(UsageError)
+
+
+def _names(value: Sequence[str] | str, option: str) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError("SK102", option, f"{names!r} is not a list of names", f"give {option}=['name', ...]")
+    return names
+
+
+def _readings(
+    table: Readable, performance: Readable | None, methods: Sequence[str], *, allow_missing: bool, aggregate: Literal["mean"] | None, metric: str | None,
+) -> tuple[Reading, Reading]:
+    """The scores and the performances; one reading twice when one table holds both."""
+    raw = as_raw(table, allow_missing=allow_missing)
+    if isinstance(table, TransferTable):
+        raise UsageError("SK102", "table", "a TransferTable holds no scores", "give the scores first, and the transfers as performance=...")
+    if performance is None or (isinstance(performance, str) and _is_column(raw, performance)):
+        layout = recognise(raw, performance=performance, methods=methods)
+        reading = read(layout, metric=metric, allow_missing=allow_missing, aggregate=aggregate)
+        return reading, reading
+    scores = read(recognise(raw, methods=methods, role="scores"), allow_missing=allow_missing, aggregate=aggregate)
+    second = as_raw(performance, allow_missing=allow_missing, name="performance DataFrame")
+    transfers = read(recognise(second, role="transfers"), metric=metric, allow_missing=allow_missing, aggregate=aggregate)
+    return scores, transfers
+
+
+def _is_column(raw: RawTable, text: str) -> bool:
+    """Whether ``performance`` names columns of the table; else it is the path of a second one."""
+    if text in raw.columns or is_pattern(text):
+        return True
+    looks_like_path = os.sep in text or Path(text).suffix.lower() in (".csv", ".tsv", ".txt")
+    return not looks_like_path and not Path(text).is_file()
+
+
+def _enough(plain: Rectangle) -> None:
+    counts = dict(zip(plain.targets, np.isfinite(plain.performance).sum(0), strict=True))
+    if all(count < FEWEST for count in counts.values()):
+        each = ", ".join(f"{target} {count}" for target, count in counts.items()) or "no pair is left without self pairs"
+        message = f"fewer than {FEWEST} sources in every target ({each}): no rank correlation can be given"
+        raise NotEnoughData("SK501", "", message, f"give at least {FEWEST} sources, better 9 or more, for one target at least")
+
+
+def _self_note(joined: Joined, include_self: bool) -> str:
+    names = ", ".join(sorted(source if source == target else f"{source} -> {target}" for source, target in joined.self_pairs))
+    if not joined.self_pairs:
+        return "no self pairs"
+    apart = "left out of all figures but those with self pairs" if include_self else "left out"
+    return f"{len(joined.self_pairs)} self pairs {apart}: {names}"
+
+
+def _correlation(design: Design, found: Directions, metric: str) -> Correlation:
+    """Methods, baselines and warnings of one rectangle."""
+    data = design.rectangle
+    pairs = [design.method(name, raw, higher_is_better=found.higher_is_better[name]) for name, raw in data.scores.items()]
+    adjusted = holm([result.p_value for result, _ in pairs])
+    results = [replace(result, p_holm=p) for (result, _), p in zip(pairs, adjusted, strict=True)]
+    results.sort(key=lambda result: (result.mean_spearman is None, -(result.mean_spearman or 0.0), result.method))
+    size = design.size_result()
+    static = (design.static_result(),) if len(data.targets) >= 2 else ()
+    if not static:
+        results = [replace(result, versus_static=None) for result in results]
+    within = {name: one for name, raw in data.scores.items() if (one := design.within(raw)) is not None}
+    baselines = (*static, *(() if size is None else (size,)), design.random_result())
+    return Correlation(
+        methods=tuple(results), baselines=baselines, n_pairs=data.n_pairs, n_sources=len(data.sources), n_targets=len(data.targets), targets=data.targets,
+        sources=data.sources, metric=metric, notes=(), warnings=_warnings(design, results), pooled={}, with_self=None, seed=design.seed,
+        permutations=design.permutations, bootstraps=design.bootstraps, resolution=_resolution(design, [critical for _, critical in pairs]),
+        noise_ceiling=design.ceiling(), within=within, joint_exact=design.orders[1],
+    )
+
+
+def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...]:
+    data, out = design.rectangle, []
+    n_targets = len(data.targets)
+    if n_targets < FEW_TARGETS:
+        out.append(f"few targets ({n_targets}): intervals over targets are indicative only")
+    if n_targets == 2:
+        out.append("2 targets: the static baseline ranks the sources of each by the other alone")
+    few = [f"{name} ({n})" for name, n in zip(data.targets, np.isfinite(data.performance).sum(0), strict=True) if n < FEW_SOURCES]
+    if few:
+        out.append(f"fewer than {FEW_SOURCES} sources in {', '.join(few)}: no interval there")
+    out += _ties("performance", {name: data.performance[:, t] for t, name in enumerate(data.targets)})
+    for result in results:
+        undefined = [f"{one.target}: {one.undefined}" for one in result.targets if one.undefined]
+        if undefined:
+            out.append(f"{result.method}: undefined in {len(undefined)} of {n_targets} targets ({'; '.join(undefined)})")
+        n = sum(one.n for one in result.targets)
+        if n < data.n_pairs:
+            out.append(f"{result.method}: has {n} of {data.n_pairs} pairs; its figures are on fewer pairs than others")
+        values = {one.target: np.array([value for _, value, _ in one.points]) for one in result.targets if not one.undefined}
+        out += _ties(result.method, values)
+    return tuple(out)
+
+
+def _ties(name: str, columns: Mapping[str, np.ndarray]) -> list[str]:
+    shares = {target: tied_share(values[np.isfinite(values)]) for target, values in columns.items()}
+    many = [f"{target} ({share:.0%})" for target, share in shares.items() if MANY_TIES < share < 1]
+    return [f"{name}: more than {MANY_TIES:.0%} of the pairs of sources are tied in {', '.join(many)}"] if many else []
+
+
+def _simpson(pools: Mapping[str, Pooled], within: Mapping[str, Within]) -> list[str]:
+    """Methods whose pooled correlation says something else than the one within targets."""
+    out = []
+    for name, pool in pools.items():
+        if pool.pearson is None or name not in within:
+            continue
+        inside = within[name].r
+        if pool.pearson * inside < 0 or abs(pool.pearson) - abs(inside) > SIMPSON:
+            out.append(f"{name}: pooled over targets r = {pool.pearson:+.2f}, within targets r = {inside:+.2f} (Simpson's paradox): "
+                       "the pooled value mixes in differences between targets; read the one within")
+    return out
+
+
+def _resolution(design: Design, criticals: Sequence[float | None]) -> str:
+    """What such a table can show at all."""
+    counts = sorted({int(n) for n in np.isfinite(design.rectangle.performance).sum(0) if n >= FEWEST})
+    parts = []
+    for n in dict.fromkeys((counts[0], counts[-1])):
+        critical = critical_spearman(n)
+        need = "no value reaches 5 %" if critical is None else f"|Spearman| must exceed {critical:.2f}"
+        parts.append(f"with n = {n} sources {need}")
+    alone = f"at p <= 0.05, in one target {'; '.join(parts)}"
+    defined = [critical for critical in criticals if critical is not None]
+    size = f"over {len(design.rectangle.targets)} targets and {len(design.rectangle.sources)} sources"
+    if not defined:
+        return f"{alone}; no mean {size} can reach 5 %"
+    low, high = min(defined), max(defined)
+    return f"{alone}; the mean {size} must exceed about {low:.2f}" + (f" to {high:.2f}, by method" if high - low >= 0.01 else "")

@@ -1,0 +1,186 @@
+"""Scores and transfers joined on (source, target): names without a partner are listed, self pairs set apart, the rest made a rectangle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.correlation.reading import Pair, Reading, average
+from simkit.errors import DataError, Problems, UsageError, nearest
+
+__all__ = ["SCRATCH", "Joined", "Rectangle", "join", "rectangle", "same_data"]
+
+SCRATCH = "scratch"
+"""The source that stands for training from random weights: a baseline, no data set, so it has no similarity to anything."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Scores and performances under the same names.
+
+    Attributes:
+        scores: method -> (source, target) -> score as the method defines it; only pairs that have a performance.
+        performance: (source, target) -> replicate -> performance; only pairs that have a score.
+        source_size: source -> number of images, where known.
+        notes: what was renamed and left out.
+        warnings: aliases of names that no table holds.
+        self_pairs: the pairs whose source and target are the same data.
+    """
+
+    scores: Mapping[str, Mapping[Pair, float]]
+    performance: Mapping[Pair, Mapping[str, float]]
+    source_size: Mapping[str, float]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    self_pairs: frozenset[Pair]
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """The pairs as matrices, sources by targets, both in order of their names; NaN where there is no pair.
+
+    Attributes:
+        sources: names, S.
+        targets: names, T.
+        performance: (S, T) float64, mean over replicates.
+        replicates: (R, S, T) float64, one layer a replicate.
+        scores: method -> (S, T) float64, as the method defines it.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    performance: NDArray[np.float64]
+    replicates: NDArray[np.float64]
+    scores: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs with a performance."""
+        return int(np.isfinite(self.performance).sum())
+
+
+def same_data(alias: Iterable[tuple[str, str]], known: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Name -> the first name (in order) of the data set it stands for, from pairs of names that mean the same data; and warnings.
+
+    Raises:
+        UsageError: an alias that is no pair of names.
+    """
+    known, problems, warnings = set(known), Problems(), []
+    first: dict[str, str] = {}
+    for pair in alias:
+        if isinstance(pair, str) or len(pair) != 2:
+            problems.add("SK102", "alias", f"{pair!r} is not a pair of names", "give alias=[('stl10', 'sti10')]")
+            continue
+        warnings += [f"alias: '{name}' is in no table{nearest(name, known)}" for name in pair if name not in known]
+        one, two = sorted(first.get(name, name) for name in pair)
+        first = {name: one if root == two else root for name, root in first.items()} | {pair[0]: one, pair[1]: one, one: one, two: one}
+    problems.raise_if_any(UsageError)
+    return first, warnings
+
+
+def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]] = (), include_self: bool = False, allow_missing: bool = False) -> Joined:
+    """Scores and performances of the same pairs; ``scores`` and ``transfers`` may be one reading of one table.
+
+    Args:
+        scores: the scores.
+        transfers: the performances.
+        alias: pairs of names that mean the same data: they make self pairs, and join names that only one of the tables has.
+        include_self: whether self pairs need a partner too.
+        allow_missing: pairs without a partner are left out and counted, instead of refused.
+
+    Raises:
+        DataError: pairs without a partner (SK209), both ways, with the nearest spelling.
+    """
+    scored = {pair for pairs in scores.scores.values() for pair in pairs}
+    performed = set(transfers.performance)
+    root, warnings = same_data(alias, {name for pair in scored | performed for name in pair})
+    rename = _renames(scored, performed, root)
+    by_method = {method: {_renamed(pair, rename): value for pair, value in pairs.items()} for method, pairs in scores.scores.items()}
+    notes = [f"'{old}' of {scores.name} is taken for '{new}' of {transfers.name} (alias)" for old, new in sorted(rename.items())]
+    scored = {_renamed(pair, rename) for pair in scored}
+    self_pairs = frozenset(pair for pair in scored | performed if root.get(pair[0], pair[0]) == root.get(pair[1], pair[1]))
+    scratch = {pair for pair in performed - scored if pair[0] == SCRATCH} if all(source != SCRATCH for source, _ in scored) else set()
+    if scratch:
+        notes.append(f"{len(scratch)} pairs of the baseline '{SCRATCH}' left out: it is no data set and has no similarity")
+    ignored = scratch | (frozenset() if include_self else self_pairs)
+    if scores is not transfers:
+        notes += _unmatched(scores.name, scored - ignored, transfers.name, performed - ignored, allow_missing)
+    both = scored & performed
+    if not both:
+        message = f"no pair has both a score ({len(scored)} pairs) and a performance ({len(performed)} pairs)"
+        raise DataError("SK209", transfers.name, message, "check that both tables name the same sources and targets")
+    kept = {method: {pair: value for pair, value in pairs.items() if pair in both} for method, pairs in by_method.items()}
+    sizes = {rename.get(name, name): size for name, size in (*scores.source_size.items(), *transfers.source_size.items())}
+    return Joined(kept, {pair: transfers.performance[pair] for pair in sorted(both)}, sizes, tuple(notes), tuple(warnings), self_pairs & both)
+
+
+def _renamed(pair: Pair, rename: Mapping[str, str]) -> Pair:
+    return rename.get(pair[0], pair[0]), rename.get(pair[1], pair[1])
+
+
+def _renames(scored: set[Pair], performed: set[Pair], root: Mapping[str, str]) -> dict[str, str]:
+    """Names of the score table that only stand in the transfer table under another name of the same data set."""
+    here, there = ({name for pair in pairs for name in pair} for pairs in (scored, performed))
+    out = {}
+    for name in here - there:
+        others = {other for other, first in root.items() if name in root and first == root[name] and other in there - here}
+        if len(others) == 1:
+            out[name] = others.pop()
+    return out if len(set(out.values())) == len(out) else {}
+
+
+def _unmatched(score_name: str, scored: set[Pair], transfer_name: str, performed: set[Pair], allow_missing: bool) -> list[str]:
+    """Notes on pairs that only one table has, or DataError."""
+    problems, notes = Problems(), []
+    matched = len(scored & performed)
+    for name, mine, other_name, others, what in (
+        (score_name, scored, transfer_name, performed, "performance"), (transfer_name, performed, score_name, scored, "score"),
+    ):
+        lonely = sorted(mine - others)
+        if not lonely:
+            continue
+        pairs = ", ".join(f"{source} -> {target}" for source, target in lonely[:10]) + (", ..." if len(lonely) > 10 else "")
+        message = f"{len(lonely)} of {len(mine)} pairs have no {what} in {other_name}: {pairs}"
+        for role, side in (("source", 0), ("target", 1)):
+            known = {pair[side] for pair in others}
+            absent = sorted({pair[side] for pair in lonely} - known)
+            if absent:
+                message += f"; {role}s that are not there: " + ", ".join(f"'{one}'{nearest(one, known)}" for one in absent)
+        fix = "correct the names, give alias=[(NAME, NAME)], or leave such pairs out with allow_missing (--allow-missing)"
+        problems.add("SK209", name, f"{message}; {matched} pairs match", fix)
+        notes.append(f"{name}: {message}; left out")
+    if not allow_missing:
+        problems.raise_if_any(DataError)
+    return notes
+
+
+def rectangle(joined: Joined, *, include_self: bool) -> Rectangle:
+    """The joined pairs as matrices, with or without self pairs."""
+    pairs = [pair for pair in joined.performance if include_self or pair not in joined.self_pairs]
+    sources, targets = sorted({source for source, _ in pairs}), sorted({target for _, target in pairs})
+    row, column = ({name: index for index, name in enumerate(names)} for names in (sources, targets))
+    shape = (len(sources), len(targets))
+    labels = sorted({replicate for pair in pairs for replicate in joined.performance[pair]})
+    replicates = np.full((len(labels), *shape), math.nan)
+    performance = np.full(shape, math.nan)
+    for source, target in pairs:
+        said = joined.performance[source, target]
+        performance[row[source], column[target]] = average(said.values())
+        for layer, label in enumerate(labels):
+            replicates[layer, row[source], column[target]] = said.get(label, math.nan)
+    scores = {method: _matrix(values, pairs, row, column, shape) for method, values in joined.scores.items()}
+    return Rectangle(tuple(sources), tuple(targets), performance, replicates, scores)
+
+
+def _matrix(
+    values: Mapping[Pair, float], pairs: Sequence[Pair], row: Mapping[str, int], column: Mapping[str, int], shape: tuple[int, int],
+) -> NDArray[np.float64]:
+    out = np.full(shape, math.nan)
+    for pair in pairs:
+        if pair in values:
+            out[row[pair[0]], column[pair[1]]] = values[pair]
+    return out

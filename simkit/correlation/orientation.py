@@ -1,0 +1,90 @@
+"""Which way a measure points. A direction is stated, or known from the registry; it is never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from simkit.errors import Problems, SimkitError, UsageError, nearest
+from simkit.registry import ESTIMATORS
+
+__all__ = ["Directions", "directions"]
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The direction of each method and where it comes from.
+
+    Attributes:
+        higher_is_better: per method, whether higher values mean more similar (or promise better transfer).
+        notes: one sentence a method: the direction and who stated it.
+        warnings: statements that contradict what simkit knows about a measure of that name.
+    """
+
+    higher_is_better: Mapping[str, bool]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def directions(
+    methods: Iterable[str], *, distances: Iterable[str] = (), similarities: Iterable[str] = (), in_table: Mapping[str, bool] | None = None,
+    table: str = "the table",
+) -> Directions:
+    """The direction of every method: stated by the caller, else by the table's ``higher_is_better`` column, else known to the registry.
+
+    Args:
+        methods: names of the methods of the table.
+        distances: methods whose lower values mean more similar.
+        similarities: methods whose higher values mean more similar.
+        in_table: what the ``higher_is_better`` column says, for the methods for which it says something.
+        table: how messages name the table.
+
+    Raises:
+        UsageError: a name that is no method of the table (SK101), stated both ways (SK102), or a method of unknown direction (SK211).
+    """
+    methods, distances, similarities, in_table = list(methods), list(distances), list(similarities), dict(in_table or {})
+    problems = Problems()
+    for option, names in (("distances", distances), ("similarities", similarities)):
+        for name in names:
+            if name not in methods:
+                problems.add("SK101", option, f"'{name}' is not a method of {table}{nearest(name, methods)}", f"methods found: {', '.join(methods)}")
+    for name in sorted(set(distances) & set(similarities)):
+        problems.add("SK102", "distances, similarities", f"'{name}' is stated both as a distance and as a similarity", "state one of them")
+    stated = dict.fromkeys(similarities, True) | dict.fromkeys(distances, False)
+    out: dict[str, bool] = {}
+    notes, warnings = [], []
+    for name in methods:
+        if name in stated and in_table.get(name, stated[name]) != stated[name]:
+            message = f"'{name}' is stated as a {_word(stated[name])}, and the column higher_is_better says {str(in_table[name]).lower()}"
+            problems.add("SK211", table, message, "correct one of the two")
+            continue
+        said = stated.get(name, in_table.get(name))
+        known = _registered(name, required=said is None)
+        if said is None and known is None:
+            fix = (f"give distances=['{name}'] (--distance {name}) if lower values mean more similar, "
+                   f"similarities=['{name}'] (--similarity {name}) if higher values do")
+            problems.add("SK211", table, f"the direction of '{name}' is not known: it is no registered measure and nothing states it", fix)
+            continue
+        by = "stated" if name in stated else "column higher_is_better" if name in in_table else "known measure"
+        out[name] = bool(known if said is None else said)
+        notes.append(f"{name}: {'higher' if out[name] else 'lower'} values count as more similar ({by})")
+        if known is not None and known != out[name]:
+            warnings.append(f"{name}: taken as a {_word(out[name])} ({by}), but simkit's measure of that name is a {_word(known)}")
+    problems.raise_if_any(UsageError)
+    return Directions(out, tuple(notes), tuple(warnings))
+
+
+def _word(higher_is_better: bool) -> str:
+    return "similarity" if higher_is_better else "distance"
+
+
+def _registered(name: str, *, required: bool) -> bool | None:
+    """What the registry knows about a method of that name; None when it is not registered."""
+    if name not in ESTIMATORS.names():
+        return None
+    try:
+        return bool(ESTIMATORS.get(name).higher_is_better)  # type: ignore[attr-defined]
+    except SimkitError:
+        if required:
+            raise
+        return None  # the direction was stated; a plug-in that does not import can only not contradict it

@@ -1,0 +1,249 @@
+"""Which column of a table is what. Everything that is recognised is reported; what cannot be recognised is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union
+
+from simkit.errors import Problems, UsageError, nearest
+from simkit.tables import RawTable, ScoreTable, TransferTable, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Layout", "Readable", "as_raw", "is_pattern", "recognise"]
+
+Readable: TypeAlias = Union[str, "os.PathLike[str]", "pd.DataFrame", RawTable, ScoreTable, TransferTable]
+"""What is read as a table: a path, a DataFrame, or a table of simkit."""
+
+REPLICATE = re.compile(r"(fold|replicate|seed|run|split)[ _-]?\d+", re.IGNORECASE)
+"""Columns that are replicates of the performance when nobody says which column holds it."""
+
+PERFORMANCE = ("auc", "auroc", "balanced_accuracy", "accuracy", "mean")
+"""Names under which a single performance column is recognised, after "performance" and the replicates."""
+
+COMPANION = re.compile(
+    r"|unnamed: \d+|index|id|mean|std|sd|se|sem|var|min|max|median|n|n_.*|.*_(std|sd|se|sem)|performance(_.*)?|auc|auroc|(balanced_)?accuracy"
+    r"|source_size|source_group|"
+    r"replicate|value_replicate|metric|flags|extractor|kind|lower|upper|floor|converged|higher_is_better|" + REPLICATE.pattern, re.IGNORECASE)
+"""Columns that are never taken for a method unless they are named as one."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table and the meaning of its columns.
+
+    Attributes:
+        raw: the table; of a long table, only the rows of the methods that were asked for.
+        form: "long" has one row per (source, target, method), "wide" one column per method.
+        columns: role -> column, for the roles that are there (source, target, method, value, replicate, ...).
+        performance: columns of the performance; several are replicates. Empty when the table holds none.
+        methods: wide: method -> the columns that are averaged for it; long: method -> its name in the method column.
+        performance_label: the performance as the caller or the header calls it.
+        notes: what was recognised.
+    """
+
+    raw: RawTable
+    form: Literal["long", "wide"]
+    columns: Mapping[str, str]
+    performance: tuple[str, ...]
+    methods: Mapping[str, tuple[str, ...]]
+    performance_label: str
+    notes: tuple[str, ...]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a name is a glob pattern such as ``fold_*``."""
+    return any(character in text for character in "*?[")
+
+
+def as_raw(table: Readable, *, allow_missing: bool = False, name: str = "DataFrame") -> RawTable:
+    """The table as text with line numbers. With ``allow_missing``, rows that are cut short count as rows with empty cells at their end.
+
+    Raises:
+        UsageError: something that is no table.
+        DataError: a file that cannot be read as one.
+    """
+    if isinstance(table, RawTable):
+        return table
+    if isinstance(table, (ScoreTable, TransferTable)):
+        return table.raw
+    if isinstance(table, (str, os.PathLike)):
+        return read_table(table, short_rows="empty" if allow_missing else "error")
+    if type(table).__name__ == "DataFrame":
+        return RawTable.of_frame(table, name=name)
+    raise UsageError("SK102", name, f"a {type(table).__name__} is no table", "give a path, a DataFrame, a ScoreTable or a TransferTable")
+
+
+def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequence[str] = (), role: Literal["scores", "transfers", "both"] = "both") -> Layout:
+    """The meaning of the columns of a table.
+
+    Args:
+        raw: the table.
+        performance: the column of the performance, or a pattern of columns that are its replicates; None to recognise it.
+        methods: "name", "name=column" or "name=pattern"; empty for all.
+        role: whether the table holds scores, transfers or both; what it holds besides is left aside.
+
+    Raises:
+        UsageError: a column, pattern or method that is not there, or that cannot be told from the header.
+        DataError: no column source or target.
+    """
+    columns = _roles(raw)
+    form: Literal["long", "wide"] = "long" if role != "transfers" and "method" in columns and "value" in columns else "wide"
+    delimiter = f", delimiter {raw.delimiter!r}" if raw.separator == ":" else ""
+    notes = [f"{raw.path}: {len(raw)} rows{delimiter}{', decimal comma' if raw.decimal_comma else ''}"]
+    if raw.short:
+        notes.append(f"{raw.path}: {len(raw.short)} rows are cut short and were read with empty cells at their end (lines {', '.join(map(str, raw.short))})")
+    performing: tuple[str, ...] = () if role == "scores" else _performance(raw, performance, notes)
+    if not performing and role != "scores":
+        found = ", ".join(repr(column) for column in raw.columns if column)
+        fix = "name its column (performance='auc'), its replicates (performance='fold_*'), or the transfer table (performance='transfer.csv')"
+        raise UsageError("SK104", raw.path, f"no column is recognised as the performance; columns found: {found}", fix)
+    chosen: dict[str, tuple[str, ...]] = {}
+    if role != "transfers" and form == "long":
+        raw, chosen = _long_methods(raw, columns, methods)
+    elif role != "transfers":
+        chosen = _wide_methods(raw, {columns["source"], columns["target"], *performing}, methods)
+    notes += _summary(raw, form, columns, chosen, performing, role)
+    label = performance if performance is not None else performing[0] if len(performing) == 1 else "performance" if performing else ""
+    return Layout(raw, form, columns, performing, chosen, label, tuple(notes))
+
+
+def _roles(raw: RawTable) -> dict[str, str]:
+    """Role -> column for the columns with a fixed name, letter case aside."""
+    roles = ("source", "target", "method", "value", "higher_is_better", "replicate", "value_replicate", "performance_metric", "source_size")
+    out = {}
+    for role in roles:
+        matches = [column for column in raw.columns if column == role] or [column for column in raw.columns if column.casefold() == role]
+        if len(matches) == 1:
+            out[role] = matches[0]
+    raw.require(*(role for role in ("source", "target") if role not in out))
+    if "performance_metric" not in out and "metric" in raw.columns:
+        out["performance_metric"] = "metric"
+    if "method" in out and "value" not in out:
+        raw.require("value")
+    return out
+
+
+def _performance(raw: RawTable, wanted: str | None, notes: list[str]) -> tuple[str, ...]:
+    found = ", ".join(repr(column) for column in raw.columns if column)
+    if wanted is not None and wanted in raw.columns:
+        return (wanted,)
+    if wanted is not None and is_pattern(wanted):
+        matched = tuple(column for column in raw.columns if fnmatchcase(column, wanted))
+        if not matched:
+            raise UsageError("SK101", "performance", f"no column of {raw.path} matches '{wanted}'", f"columns found: {found}")
+        notes.append(f"performance: the {len(matched)} columns matching '{wanted}' are replicates, averaged per pair ({', '.join(matched)})")
+        return matched
+    if wanted is not None:
+        message = f"'{wanted}' is neither a column of {raw.path}{nearest(wanted, raw.columns)} nor a file"
+        raise UsageError("SK101", "performance", message, f"columns found: {found}")
+    if "performance" in raw.columns:
+        return ("performance",)
+    replicates = tuple(column for column in raw.columns if REPLICATE.fullmatch(column))
+    if replicates:
+        notes.append(f"performance: recognised {len(replicates)} replicates, averaged per pair ({', '.join(replicates)})")
+        return replicates
+    named = [column for name in PERFORMANCE for column in raw.columns if column.casefold() == name]
+    if named:
+        notes.append(f"performance: recognised column '{named[0]}'")
+    return tuple(named[:1])
+
+
+def _parse(methods: Sequence[str]) -> dict[str, str]:
+    """Method -> column, pattern or name in the table."""
+    problems, out = Problems(), {}
+    for text in methods:
+        name, equals, column = text.partition("=")
+        name, column = name.strip(), column.strip() if equals else name.strip()
+        if not name or not column:
+            problems.add("SK102", "methods", f"'{text}' names no method", "write NAME, NAME=COLUMN or NAME=PATTERN")
+        elif is_pattern(name):
+            problems.add("SK102", "methods", f"'{text}' is a pattern without a name", f"name the method whose columns are averaged: NAME={column}")
+        elif name in out:
+            problems.add("SK105", "methods", f"two methods are called '{name}'", "give each its own name")
+        out[name] = column
+    problems.raise_if_any(UsageError)
+    return out
+
+
+def _long_methods(raw: RawTable, columns: Mapping[str, str], methods: Sequence[str]) -> tuple[RawTable, dict[str, tuple[str, ...]]]:
+    """The rows of the methods that are asked for, and new name -> name in the table."""
+    cells = [cell.strip() for cell in raw.column(columns["method"])]
+    known = list(dict.fromkeys(cell for cell in cells if cell))
+    if not methods:
+        return raw, {name: (name,) for name in known}
+    problems, chosen = Problems(), _parse(methods)
+    for old in chosen.values():
+        if old not in known:
+            problems.add("SK101", "methods", f"'{old}' is not a method of {raw.path}{nearest(old, known)}", f"methods found: {', '.join(known)}")
+    for old in sorted({old for old in chosen.values() if list(chosen.values()).count(old) > 1}):
+        problems.add("SK105", "methods", f"'{old}' is taken for two methods", "name it once")
+    problems.raise_if_any(UsageError)
+    keep = [row for row, cell in enumerate(cells) if cell in chosen.values()]
+    kept = replace(raw, rows=tuple(raw.rows[row] for row in keep), lines=tuple(raw.lines[row] for row in keep))
+    return kept, {new: (old,) for new, old in chosen.items()}
+
+
+def _wide_methods(raw: RawTable, used: set[str], methods: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Method -> its columns: those that are asked for, else every column of numbers that is nothing else."""
+    free = [column for column in raw.columns if column and column not in used]
+    if not methods:
+        out: dict[str, tuple[str, ...]] = {column: (column,) for column in free if not COMPANION.fullmatch(column) and _has_numbers(raw, column)}
+        if not out:
+            found = ", ".join(repr(column) for column in raw.columns if column)
+            fix = "name the methods: methods=['otdd', 'task2vec=distance_*']"
+            raise UsageError("SK104", raw.path, f"no column is recognised as a method; columns found: {found}", fix)
+        return out
+    problems, out = Problems(), {}
+    for name, wanted in _parse(methods).items():
+        exact = wanted in raw.columns
+        matched = (wanted,) if exact else tuple(column for column in free if fnmatchcase(column, wanted)) if is_pattern(wanted) else ()
+        if not matched:
+            message = f"no column of {raw.path} {'matches' if is_pattern(wanted) else 'is called'} '{wanted}'{nearest(wanted, free)}"
+            problems.add("SK101", "methods", message, f"columns found: {', '.join(map(repr, free))}")
+        elif exact and wanted in used:
+            problems.add("SK102", "methods", f"'{wanted}' is source, target or performance already", "a method needs a column of its own")
+        out[name] = matched
+    problems.raise_if_any(UsageError)
+    return out
+
+
+def _has_numbers(raw: RawTable, column: str) -> bool:
+    """Whether a column is one of numbers: at least one cell is a number (other cells are then errors, not words)."""
+    for cell in raw.column(column):
+        try:
+            float(cell.strip().replace(",", ".") if raw.decimal_comma else cell)
+        except ValueError:
+            continue
+        return True
+    return False
+
+
+def _summary(raw: RawTable, form: str, columns: Mapping[str, str], methods: Mapping[str, tuple[str, ...]], performance: Sequence[str], role: str) -> list[str]:
+    notes = []
+    used = {columns["source"], columns["target"], *performance}
+    used |= {columns[name] for name in ("replicate", "performance_metric") if name in columns and performance}
+    if role != "transfers" and form == "long":
+        used |= {columns[name] for name in ("method", "value", "higher_is_better", "value_replicate", "replicate") if name in columns}
+        notes.append(f"{raw.path}: long form, one row per source, target and method; methods: {', '.join(methods)}")
+    elif role != "transfers":
+        used |= {column for names in methods.values() for column in names} | {columns[n] for n in ("value_replicate", "replicate") if n in columns}
+        words = ", ".join(_columns_of(name, names) for name, names in methods.items())
+        notes.append(f"{raw.path}: wide form, one column a method: {words}")
+    if role != "transfers" and "source_size" in columns:
+        used.add(columns["source_size"])
+    unused = [column for column in raw.columns if column and column not in used]
+    if unused:
+        notes.append(f"{raw.path}: not used: {', '.join(unused)}")
+    return notes
+
+
+def _columns_of(method: str, columns: Sequence[str]) -> str:
+    if len(columns) > 1:
+        return f"{method} (mean of {', '.join(columns)})"
+    return method if columns[0] == method else f"{method} (column '{columns[0]}')"

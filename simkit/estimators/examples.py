@@ -1,0 +1,78 @@
+"""Small data sets on which a measure is tried: a target, one near it, one far from it, and two more for the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from simkit.dataset import DatasetCard
+from simkit.embedding import Embedding
+from simkit.recipe import digest, rng_for
+
+__all__ = ["Examples", "example_cards", "example_embeddings"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Data sets on which a measure is tried.
+
+    Attributes:
+        target: an Embedding or a DatasetCard, as the measure reads it.
+        near: a data set near the target.
+        far: a data set farther from the target than ``near`` in everything that the measure reads.
+        others: more data sets of the run, for measures that are relative to it.
+        options: options that the measure needs for these data sets.
+    """
+
+    target: Any
+    near: Any
+    far: Any
+    others: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        return (self.target, self.near, self.far, *self.others)
+
+
+def example_embeddings(*, options: Mapping[str, Any] | None = None) -> Examples:
+    """Gaussian clouds of three classes in eight dimensions, about 60 rows each; ``near`` is shifted by 0.6 and ``far`` by 6 deviations."""
+    centres = 2.5 * rng_for("examples", "centres").standard_normal((3, 8))
+    direction = np.ones(8) / np.sqrt(8.0)
+
+    def cloud(name: str, sizes: tuple[int, ...], shift: float) -> Embedding:
+        rng = rng_for("examples", name)
+        labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+        features = centres[labels] + rng.standard_normal((len(labels), 8)) + shift * direction
+        return Embedding(features, labels, tuple(f"class {i}" for i in range(len(sizes))), name=name)
+
+    others = cloud("other-1", (18, 22, 20), 2.0), cloud("other-2", (22, 18, 20), 4.0)
+    return Examples(cloud("target", (22, 20, 18), 0.0), cloud("near", (20, 19, 21), 0.6), cloud("far", (21, 24, 19), 6.0), others, options or {})
+
+
+def example_cards(*, options: Mapping[str, Any] | None = None) -> Examples:
+    """Cards of five data sets: ``near`` resembles the target in everything that a card holds, ``far`` in nothing."""
+    notions = ("domain", "modality", "anatomy", "foreground", "objects", "orientation", "colour", "diversity", "task", "content")
+    here = dict(zip(notions, ("medical", "X-ray", "chest", "yes", "multiple", "yes", "grey", "not diverse", "binary", "objects"), strict=True))
+    away = dict(zip(notions, ("natural", "photograph", "does not apply", "no", "one", "no", "rich", "diverse", "multi-class", "textures"), strict=True))
+
+    def card(name: str, away_by: float, images: int, counts: tuple[int, ...], side: float, tags: tuple[str, ...]) -> DatasetCard:
+        levels = np.linspace(1.0, 2.0, 12) * (1.0 + np.array([[0.0], [0.1], [0.2]]) * (away_by > 0)) * (1.0 + away_by * np.linspace(1.0, 3.0, 12))
+        histogram = tuple(tuple(float(v) for v in row) for row in (levels if away_by > 0 else levels[:1]))
+        return DatasetCard(
+            name=name, fingerprint=digest(name), images=images, class_counts={f"{name} {i}": count for i, count in enumerate(counts)}, groups=0,
+            channels=3 if away_by > 0 else 1, grey_share=1.0 - min(away_by, 1.0), height=side, width=1.25 * side, tags=tags,
+            attributes=dict(here if away_by < 0.5 else away), histogram=histogram,
+        )
+
+    return Examples(
+        card("target", 0.0, 1000, (700, 300), 200.0, ("medical", "X-ray", "chest")),
+        card("near", 0.1, 1200, (600, 350, 250), 224.0, ("medical", "X-ray", "hand")),
+        card("far", 1.0, 50000, (20000, 10000, 8000, 6000, 4000, 1900, 100), 32.0, ("animals", "photograph")),
+        (card("other-1", 0.3, 3000, (1000, 800, 700, 500), 128.0, ("medical", "CT")),
+         card("other-2", 0.7, 9000, (4000, 3000, 1000, 500, 500), 64.0, ("plants", "photograph"))),
+        options or {},
+    )

@@ -1,0 +1,74 @@
+"""Fréchet distance between the Gaussians fitted to two embeddings (the F in FID)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from simkit.embedding import Embedding
+from simkit.errors import NotEnoughData
+from simkit.estimators.base import FeatureEstimator, Score
+from simkit.registry import option
+from simkit.transport import Gaussian, gaussian_distance, gaussian_of
+
+__all__ = ["Frechet"]
+
+
+@dataclass(frozen=True)
+class Frechet(FeatureEstimator):
+    """Squared Fréchet distance FD² between Gaussians fitted to the two embeddings, as FID tools report it (not its root).
+
+    |m1 - m2|² + tr S1 + tr S2 - 2 tr (S1 S2)^½ with unbiased covariances: 0 for equal means and covariances, unbounded above, in squared units of the
+    features. The trace term is the nuclear norm of a product of covariance factors, in float64: exact for singular covariances, never negative.
+
+    ``covariance`` chooses what is compared: ``full``; ``diagonal``, sum (s1 - s2)² of the features' standard deviations in place of the trace terms; or
+    ``mean-only``, |m1 - m2|² alone. With fewer images than features the full covariance is singular and the value far too high (flag
+    ``n<d``): it falls with n, so compare values at equal n only, and look at the floor.
+
+    Cost: O(n d min(n, d)) once a data set, O(r³ + r² d) a pair, with r = min(n - 1, d).
+
+    The detail holds mean_part and covariance_part (their sum is the value), trace (of both covariances), n and d.
+    """
+
+    name = "frechet"
+    unit = "squared feature units (FD², not its root)"
+    citation = "Dowson and Landau 1982, The Fréchet distance between multivariate normal distributions, eq. 4; Heusel et al. 2017 (arXiv 1706.08500), eq. 6"
+
+    covariance: Literal["full", "diagonal", "mean-only"] = option("full", "what of the covariances is compared: all, standard deviations, or nothing")
+
+    def summarize(self, view: Embedding) -> Gaussian:
+        """Mean and covariance factor.
+
+        For ``diagonal`` the factor is one row, the standard deviations: the distance of two such factors is the sum of their squared differences.
+
+        Raises:
+            NotEnoughData: one image, which has no covariance (SK501).
+        """
+        n = len(view)
+        if self.covariance != "mean-only" and n < 2:
+            message = f"'{view.name}' has 1 image: a covariance needs at least 2"
+            raise NotEnoughData("SK501", self.name, message, "give more images, or set covariance = mean-only")
+        if self.covariance == "full":
+            return gaussian_of(view.features)
+        x = view.features.astype(np.float64)
+        spread = x.std(0, ddof=1) if self.covariance == "diagonal" else np.zeros(x.shape[1])
+        return Gaussian(x.mean(0), spread[None, :], float(spread @ spread), n)
+
+    def compare(self, source: Gaussian, target: Gaussian, rng: np.random.Generator) -> Score:
+        """FD² of a pair."""
+        if self.covariance == "full":
+            mean_part, covariance_part = gaussian_distance(source, target)
+        else:
+            gap, difference = source.mean - target.mean, source.factor - target.factor
+            mean_part, covariance_part = float(gap @ gap), float(np.vdot(difference, difference))
+        d = len(source.mean)
+        detail: dict[str, Any] = {
+            "mean_part": mean_part, "covariance_part": covariance_part, "trace": (source.trace, target.trace),
+            "n": (source.count, target.count), "d": d, "covariance": self.covariance,
+        }
+        flags = ["n<d"] if self.covariance == "full" and min(source.count, target.count) < d else []
+        if self.covariance != "mean-only" and (source.is_point or target.is_point):
+            flags.append("all images of a data set have equal features")
+        return Score(mean_part + covariance_part, True, detail, flags=tuple(flags))

@@ -1,0 +1,381 @@
+"""What every measure promises, one function each; run by :func:`simkit.check_estimator`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import random
+import types
+import warnings
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+
+from simkit.dataset import DatasetCard
+from simkit.embedding import Embedding
+from simkit.errors import DataError, SimkitError, UsageError
+from simkit.estimators.base import Estimator, Score, compare, score_pairs
+from simkit.estimators.examples import Examples
+from simkit.recipe import digest, rng_for
+from simkit.registry import OptionInfo, Text, build_options, options_of
+
+__all__ = ["PROMISES", "Broken", "Trial", "finite_value"]
+
+TOLERANCE = 1e-5
+"""Relative difference up to which two values count as equal where only the order of float32 sums may differ."""
+
+
+class Broken(Exception):
+    """A broken promise: what happened, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A measure and the data sets on which it is tried."""
+
+    estimator: Estimator
+    examples: Examples
+
+    @property
+    def source(self) -> Any:
+        return self.examples.near
+
+    @property
+    def target(self) -> Any:
+        return self.examples.target
+
+    def score(self, source: Any, target: Any, *, seed: int = 0, estimator: Estimator | None = None) -> Score:
+        """The score of one pair as a run computes it; whatever it raises instead, raised."""
+        views = {view.name: view for view in (*self.examples.all, source, target)}
+        measure = estimator or self.estimator
+        if not measure.pool_relative:
+            views = {view.name: view for view in (source, target)}
+        score = score_pairs(measure, views, [(source.name, target.name)], seed=seed)[source.name, target.name]
+        if isinstance(score, SimkitError):
+            raise score
+        return score
+
+    def value(self, source: Any, target: Any, *, seed: int = 0, estimator: Estimator | None = None) -> float:
+        return self.score(source, target, seed=seed, estimator=estimator).value
+
+
+def _close(a: float, b: float) -> bool:
+    return abs(a - b) <= TOLERANCE * max(abs(a), abs(b)) + 1e-9
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _as_text(value: Any) -> Text | None:
+    """The value as ``--set option=value`` writes it; None where a command line has no form for it."""
+    if value is None or isinstance(value, bool):
+        return Text(str(value).lower())
+    if isinstance(value, (str, int, float, Path)):
+        return Text(str(value))
+    if isinstance(value, tuple) and all(isinstance(item, (str, int, float)) and "," not in str(item) for item in value) and value:
+        return Text(",".join(str(item) for item in value))
+    return None
+
+
+def _another(info: OptionInfo, value: Any) -> Any:
+    """A valid value of the option that differs from ``value``; MISSING when there is none."""
+    candidates: list[Any] = []
+    for one in _members(info.type):
+        origin = get_origin(one)
+        if origin is Literal:
+            candidates += [choice for choice in get_args(one) if choice != value]
+        elif origin is tuple and isinstance(value, tuple):
+            candidates += [value[1:] if len(value) > 1 else value * 2]
+        elif one is bool:
+            candidates.append(not value)
+        elif one in (int, float):
+            number = one(value) if isinstance(value, (int, float)) else one(1)
+            candidates += [number + 1, number * one(2), number - 1] + ([number / 2, number + 1e-3] if one is float else [])
+        elif one in (str, Path):
+            candidates.append(one(f"{value}x"))
+        elif one is type(None) and value is not None:
+            candidates.append(None)
+    for candidate in candidates:
+        try:
+            if info.check(candidate, info.name) != value:
+                return candidate
+        except UsageError:
+            continue
+    return MISSING
+
+
+def _options(trial: Trial) -> None:
+    """Options survive a round trip through text and recipe; an option that differs gives another recipe."""
+    estimator = trial.estimator
+    cls: Any = type(estimator)
+    identity = digest(estimator.recipe())
+    values = {info.name: getattr(estimator, info.name) for info in options_of(cls)}
+    plain = {name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    typed = {name: text if (text := _as_text(value)) is not None else plain[name] for name, value in values.items()}
+    for form, options in (("a study file", {k: v for k, v in plain.items() if v is not None}), ("the command line", typed)):
+        again = cls(**build_options(cls, options, cls.name))
+        if again != estimator or digest(again.recipe()) != identity:
+            raise Broken(f"{estimator!r} became {again!r} on its way through {form}: keep options as given, or normalise them to a fixed form")
+    kept = {f.name for f in dataclasses.fields(cls) if f.metadata.get("recipe", True)}
+    for info in options_of(cls):
+        other = _another(info, values[info.name])
+        if info.name not in kept or other is MISSING:
+            continue
+        changed = copy.copy(estimator)
+        object.__setattr__(changed, info.name, other)  # not through the constructor: it may know that the value fits no data
+        if digest(changed.recipe()) == identity:
+            same = f"{info.name} = {values[info.name]!r} and {info.name} = {other!r} have the same recipe"
+            raise Broken(f"{same}: a stored result would be taken for another; let recipe() hold every option that moves the number")
+
+
+def finite_value(trial: Trial) -> None:
+    """A Score whose value is a finite Python float, for each of the examples."""
+    for source in (trial.examples.near, trial.examples.far):
+        score = trial.score(source, trial.target)
+        if not isinstance(score, Score):
+            raise Broken(f"compare returned {score!r}: return Score(value)")
+        if not isinstance(score.value, float):
+            raise Broken(f"the value is a {type(score.value).__name__}: return Score(float(value))")
+
+
+def _same_seed(trial: Trial) -> None:
+    """The same seed gives the same value, whatever the state of global random generators, which are left alone."""
+    state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 - the promise is that nobody touches them
+    try:
+        np.random.seed(20210713)  # noqa: NPY002 - a state that no measure would choose, so that seeding shows as well as drawing
+        random.seed(20210713)
+        before = pickle.dumps((np.random.get_state(), random.getstate()))  # noqa: NPY002
+        first = trial.value(trial.source, trial.target, seed=7)
+        after = pickle.dumps((np.random.get_state(), random.getstate()))  # noqa: NPY002
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+        random.setstate(python_state)
+    if after != before:
+        raise Broken("it draws from (or seeds) the global random generator: draw from the `rng` that compare is given")
+    second = trial.value(trial.source, trial.target, seed=7)
+    if first != second:
+        raise Broken(f"seed 7 gave {first!r}, then {second!r}: take every random choice from the `rng` that compare is given, in a fixed order")
+
+
+def _frozen(view: Any) -> Any:
+    """The view with arrays that cannot be written to."""
+    if isinstance(view, Embedding):
+        view = replace(view, features=view.features.copy(), labels=None if view.labels is None else view.labels.copy())
+        for array in (view.features, view.labels):
+            if array is not None:
+                array.flags.writeable = False
+    return view
+
+
+def _content(view: Any) -> Any:
+    if isinstance(view, Embedding):
+        return (view.features.tobytes(), None if view.labels is None else view.labels.tobytes(), view.classes, view.groups)
+    return copy.deepcopy(dataclasses.asdict(view))
+
+
+def _inputs_untouched(trial: Trial) -> None:
+    """The data sets are as before, and a read-only array (as the store hands out) will do."""
+    before = [_content(view) for view in trial.examples.all]
+    trial.score(trial.source, trial.target)
+    for view, old in zip(trial.examples.all, before, strict=True):
+        if _content(view) != old:
+            raise Broken(f"'{view.name}' was changed: copy what you change")
+    try:
+        trial.score(_frozen(trial.source), _frozen(trial.target))
+    except (ValueError, BufferError) as error:
+        raise Broken(f"read-only arrays are refused ({error}): copy what you change") from error
+
+
+def _symmetric(trial: Trial) -> None:
+    """compare(a, b) equals compare(b, a) when the measure says so."""
+    if not trial.estimator.symmetric:
+        return
+    for source in (trial.examples.near, trial.examples.far):
+        there, back = trial.value(source, trial.target), trial.value(trial.target, source)
+        if not _close(there, back):
+            raise Broken(f"from '{source.name}' to '{trial.target.name}' {there!r}, back {back!r}: declare symmetric = False, or make it symmetric")
+
+
+def _direction(trial: Trial) -> None:
+    """Farther data move the value in the declared direction. A prior says nothing about similarity and promises the next one instead."""
+    if trial.estimator.kind == "prior":
+        return
+    near, far = trial.value(trial.examples.near, trial.target), trial.value(trial.examples.far, trial.target)
+    if not (far < near if trial.estimator.higher_is_better else far > near):
+        wanted = "lower" if trial.estimator.higher_is_better else "higher"
+        text = f"near {near!r}, far {far!r}: higher_is_better = {trial.estimator.higher_is_better} wants a {wanted} value for farther data"
+        raise Broken(f"{text}; declare the other direction, or bring examples() on which near and far are told apart")
+
+
+def _source_only(trial: Trial) -> None:
+    """A prior depends on the source alone; it differs between sources."""
+    if trial.estimator.kind != "prior":
+        return
+    source, (one, two) = trial.source, (trial.examples.target, trial.examples.far)
+    a, b = trial.value(source, one), trial.value(source, two)
+    if a != b:
+        text = f"source '{source.name}' has {a!r} for target '{one.name}' and {b!r} for '{two.name}'"
+        raise Broken(f'{text}: read the source only, or declare kind = "distance"')
+    if a == trial.value(trial.examples.far, one):
+        raise Broken(f"{a!r} for the sources '{source.name}' and '{trial.examples.far.name}' alike: it tells no source from another")
+
+
+def _self_is_nearest(trial: Trial) -> None:
+    """A data set is not farther from itself than a far data set is."""
+    if trial.estimator.kind == "prior":
+        return
+    own, far = trial.value(trial.target, trial.target), trial.value(trial.examples.far, trial.target)
+    if not (own >= far if trial.estimator.higher_is_better else own <= far):
+        text = f"'{trial.target.name}' with itself {own!r}, with '{trial.examples.far.name}' {far!r}"
+        raise Broken(f"{text}: no data set is farther from itself than from another")
+
+
+def _shuffled(view: Any) -> Any:
+    if isinstance(view, Embedding):
+        return view.take(rng_for("order", view.name).permutation(len(view)))
+    turned = {name: dict(reversed(getattr(view, name).items())) for name in ("class_counts", "attributes")}
+    return replace(view, tags=tuple(reversed(view.tags)), **turned)
+
+
+def _row_order(trial: Trial) -> None:
+    """The order of the rows (of classes, tags, answers) does not matter."""
+    before, after = trial.value(trial.source, trial.target), trial.value(_shuffled(trial.source), _shuffled(trial.target))
+    if not _close(before, after):
+        raise Broken(f"{before!r}, with shuffled rows {after!r}: rows have no order; sort by content before anything that depends on it")
+
+
+def _renamed(view: Any) -> Any:
+    if isinstance(view, Embedding):
+        if view.labels is None:
+            return view
+        order = np.roll(np.arange(len(view.classes)), 1)
+        return replace(view, labels=order[view.labels], classes=(*(f"renamed {i}" for i in range(len(view.classes))), "empty"))
+    counts = {f"renamed {i}": count for i, (_, count) in enumerate(reversed(view.class_counts.items()))}
+    return replace(view, class_counts=counts | {"empty": 0})
+
+
+def _label_names(trial: Trial) -> None:
+    """Names and numbers of the classes do not matter, and a class without images counts for nothing."""
+    before = trial.value(trial.source, trial.target)
+    for source, target in ((_renamed(trial.source), trial.target), (trial.source, _renamed(trial.target))):
+        after = trial.value(source, target)
+        if not _close(before, after):
+            text = f"{before!r}, after classes were renamed, renumbered and joined by one without images {after!r}"
+            raise Broken(f"{text}: a label says which rows belong together, no more")
+
+
+def _unlabelled(view: Any) -> Any:
+    return replace(view, labels=None, classes=()) if isinstance(view, Embedding) else replace(view, class_counts={})
+
+
+def _missing(trial: Trial) -> None:
+    """What the measure needs and a data set lacks is said by name, before any work; what it does not need may be missing."""
+    bare = (lambda view: replace(view, class_counts={}, tags=(), attributes={}, histogram=())) if trial.estimator.view == "card" else _unlabelled
+    for lacking in (_unlabelled, bare):
+        for role, source, target in (("source", lacking(trial.source), trial.target), ("target", trial.source, lacking(trial.target))):
+            view = source if role == "source" else target
+            needed = "labels" in (*trial.estimator.needs, *(trial.estimator.needs_of_source if role == "source" else ()))
+            said = trial.estimator.missing(view, role) if isinstance(view, DatasetCard) else "labels" if needed else ""  # type: ignore[arg-type]
+            if isinstance(view, DatasetCard) and needed and not said:
+                raise Broken(f"it needs labels, {role} '{view.name}' has none, and missing() says nothing: call super().missing(known, role)")
+            try:
+                score = trial.score(source, target)
+            except SimkitError as error:
+                if not said:
+                    text = f"{role} '{view.name}' without labels or answers was refused ({error.problems[0].message})"
+                    raise Broken(f"{text}: announce it in needs or missing()") from error
+                if not isinstance(error, DataError) or view.name not in str(error):
+                    raise Broken(f"the refusal does not name the {role} '{view.name}': {error}") from error
+            else:
+                if said:
+                    raise Broken(f"{role} '{view.name}' lacks something ({said}) and yet the value is {score.value!r}: refuse it")
+
+
+def _spoilt(view: Any) -> list[Any]:
+    """The view with NaN where it must not be."""
+    if isinstance(view, Embedding):
+        features = view.features.copy()
+        features[1, 2] = np.nan
+        spoilt = replace(view)
+        object.__setattr__(spoilt, "features", features)  # past the door: Embedding itself refuses NaN
+        return [spoilt]
+    histogram = ((float("nan"), *view.histogram[0][1:]), *view.histogram[1:]) if view.histogram else ()
+    return [replace(view, **{name: float("nan")}) for name in ("grey_share", "height", "width")] + [replace(view, histogram=histogram)]
+
+
+def _refuses_nan(trial: Trial) -> None:
+    """A NaN in the data is refused, never turned into a number."""
+    for role in ("source", "target"):
+        for spoilt in _spoilt(trial.source if role == "source" else trial.target):
+            pair = (spoilt, trial.target) if role == "source" else (trial.source, spoilt)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    value = trial.value(*pair)
+            except Exception:  # noqa: S112 - any refusal keeps the promise
+                continue
+            if isinstance(spoilt, Embedding) or value != trial.value(trial.source, trial.target):
+                raise Broken(f"NaN in the {role} gave {value!r}: raise DataError (SK210) that names the data set; no nanmean, no nan_to_num")
+
+
+def _within_bounds(trial: Trial) -> None:
+    """Values lie within the declared bounds."""
+    low, high = trial.estimator.bounds
+    for source in (trial.examples.near, trial.examples.far, trial.target):
+        value = trial.value(source, trial.target)
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise Broken(f"{value!r} for source '{source.name}' is outside bounds = ({low}, {high}): correct the bounds or the value")
+
+
+def _pool(trial: Trial) -> None:
+    """Other data sets of the run do not matter, unless the measure says that it is relative to them."""
+    estimator, (source, target) = trial.estimator, (trial.source, trial.target)
+    everybody = {view.name: view for view in trial.examples.all}
+    pair = (source.name, target.name)
+    inside = score_pairs(estimator, everybody, [pair, (trial.examples.far.name, target.name)])[pair]
+    if isinstance(inside, SimkitError):
+        raise inside
+    if not estimator.pool_relative:
+        alone = compare(estimator, source, target).value
+        if alone != inside.value:
+            raise Broken(f"{alone!r} alone, {inside.value!r} among other data sets: declare pool_relative = True, or use nothing but the pair")
+        return
+    turned = score_pairs(estimator, dict(reversed(everybody.items())), [pair])[pair]
+    if isinstance(turned, SimkitError) or turned.value != inside.value:
+        raise Broken(f"{inside.value!r}, with the data sets of the run in another order {turned}: the order must not matter")
+
+
+def _pickles(trial: Trial) -> None:
+    """The measure and its scores travel to worker processes."""
+    try:
+        again = pickle.loads(pickle.dumps(trial.estimator))  # noqa: S301 - made one line above
+        score = pickle.loads(pickle.dumps(trial.score(trial.source, trial.target)))  # noqa: S301 - likewise
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise Broken(f"cannot be pickled ({error}): define the class at the top level of a module, keep open files and functions out of it") from error
+    value = trial.value(trial.source, trial.target, estimator=again)
+    if again != trial.estimator or value != score.value:
+        raise Broken(f"{trial.estimator!r} came back as {again!r}, with {value!r} for {score.value!r}: all state must be in the fields")
+
+
+PROMISES: dict[str, Callable[[Trial], None]] = {
+    "options": _options,
+    "same seed": _same_seed,
+    "inputs untouched": _inputs_untouched,
+    "symmetric": _symmetric,
+    "direction": _direction,
+    "source only": _source_only,
+    "self is nearest": _self_is_nearest,
+    "row order": _row_order,
+    "label names": _label_names,
+    "missing": _missing,
+    "refuses NaN": _refuses_nan,
+    "bounds": _within_bounds,
+    "pool": _pool,
+    "pickle": _pickles,
+}
+"""What every measure promises beside its declaration and a finite value, in the order in which it is tried."""

@@ -1,0 +1,264 @@
+"""The public functions that mirror the commands: load, card, embed, distance, finetune."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from simkit.dataset import Dataset, DatasetCard
+from simkit.errors import DataError, Problems, UsageError, nearest
+from simkit.extractors.base import Extractor
+from simkit.pipeline.planning import plan, plan_transfer
+from simkit.pipeline.progress import Progress
+from simkit.pipeline.running import score_study, score_table
+from simkit.pipeline.stages import Embedded, Sessions, cores, embed_dataset, read_card, strictly
+from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, build_options
+from simkit.report.content import Unavailable
+from simkit.sources import detect
+from simkit.store import Store
+from simkit.study import DatasetSpec, Study, all_methods, load_datasets, read_study
+from simkit.tables import ScoreTable
+from simkit.transfer import TransferResult, run_units
+
+__all__ = ["card", "distance", "embed", "finetune", "load", "resolve", "study_of"]
+
+DataLike = str | os.PathLike[str] | Dataset
+
+
+def load(data: DataLike, *, name: str | None = None, study: Study | str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
+    """A data set from a folder with one folder per class, a CSV manifest, an .npz in MedMNIST's layout, ``samples:NAME``, or a study file's name.
+
+    Args:
+        data: path, ``samples:NAME``, or a name of ``study``.
+        name: what the data set is called in tables; default: the file's or folder's name.
+        study: a study file (or Study) whose data set names ``data`` may use.
+        **options: options of the source (`simkit list folder`, `table`, `npz`).
+
+    Raises:
+        UsageError: unknown name or option. DataError: what is wrong in the data, all of it at once.
+    """
+    if isinstance(data, Dataset):
+        return data
+    spec, base = resolve(data, name=name, study=study, options=options)
+    return spec.load(base)
+
+
+def resolve(
+    data: DataLike, *, name: str | None = None, study: Study | str | os.PathLike[str] | None = None, options: Mapping[str, Any] | None = None,
+) -> tuple[DatasetSpec, Path]:
+    """The source behind a path or name, without reading it, and the folder that its relative paths start from."""
+    text = os.fspath(data)  # type: ignore[arg-type]
+    if study is not None:
+        study = study if isinstance(study, Study) else read_study(study)
+        if text in study.datasets:
+            return study.datasets[text], study.base
+    try:
+        spec = detect(text)
+    except DataError as error:
+        if study is None:
+            raise
+        names = ", ".join(study.datasets)
+        message = f"is neither a data set of the study{nearest(text, study.datasets)} nor a path"
+        raise DataError("SK201", text, message, f"data sets of {study.name}: {names}") from error
+    merged = {**spec.options, **(options or {})}
+    source = SOURCES.get(spec.name)(**build_options(SOURCES.get(spec.name), merged, spec.name))
+    label = name or (text.partition(":")[2] if text.startswith("samples:") else Path(text).absolute().name)
+    stem = Path(label).stem if Path(text).is_file() else label
+    return DatasetSpec(stem, source), Path.cwd()
+
+
+def card(data: DataLike, *, store: Store | None = None, progress: Progress | None = None, **options: Any) -> DatasetCard:
+    """The card of a data set: counts, sizes, colour, tags, histogram statistics; reads every image once.
+
+    Args:
+        data: as for :func:`load`.
+        store: where the card is kept.
+        progress: told what happens.
+        **options: options of the source.
+    """
+    return read_card(load(data, **options), store or Store(), progress or Progress())[0]
+
+
+def extractor_of(extractor: str | Mapping[str, Any] | Extractor) -> Extractor:
+    """An extractor from its name, ``{name = {option = value}}``, or itself; checked."""
+    made: Extractor = extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor, "extractor")
+    made.check()
+    return made
+
+
+def embed(
+    data: DataLike, *, extractor: str | Mapping[str, Any] | Extractor = "torchvision", device: str = "auto", batch_size: int = 64,
+    workers: int | None = None, store: Store | str | os.PathLike[str] | None = None, strict: bool = False, progress: Progress | None = None, **options: Any,
+) -> Any:
+    """The embedding of a data set; images that are in the store already are not embedded again.
+
+    Args:
+        data: as for :func:`load`.
+        extractor: name, ``{name: {option: value}}`` or an Extractor (`simkit list`).
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"; a device that is not there is an error, never a fallback.
+        batch_size: images per batch; does not change the result's recipe.
+        workers: decoding threads; default: the CPU cores.
+        store: the store or its root.
+        strict: refuse images that cannot be read, instead of leaving them out (``Embedding.keys`` names those that are in).
+        progress: told what happens.
+        **options: options of the source.
+
+    Returns:
+        Embedding: features float32 (n, d) with labels, groups and keys; ``.frame`` is a pandas DataFrame.
+    """
+    return embedded(load(data, **options), extractor_of(extractor), device=device, batch_size=batch_size, workers=workers, store=store, strict=strict,
+                    progress=progress).embedding
+
+
+def embedded(
+    dataset: Dataset, extractor: Extractor, *, device: str, batch_size: int, workers: int | None, store: Store | str | os.PathLike[str] | None,
+    strict: bool, progress: Progress | None,
+) -> Embedded:
+    """:func:`embed` with what it took: images computed, found, skipped, seconds."""
+    from simkit.device import resolve_device
+
+    place = store if isinstance(store, Store) else Store(store)
+    chosen = str(resolve_device(device))
+    if strict:
+        strictly(read_card(dataset, place, progress or Progress(), strict=True)[1])
+    place.prepare(need=len(dataset) * 8192)
+    return embed_dataset(dataset, Sessions(extractor, chosen), place, progress or Progress(), batch_size=batch_size, workers=workers or cores())
+
+
+def distance(
+    sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str = ("otdd",), *,
+    extractor: str | Mapping[str, Any] | Extractor = "torchvision", study: Study | str | os.PathLike[str] | None = None, seed: int = 0, repeats: int = 10,
+    device: str = "auto", batch_size: int = 64, workers: int | None = None, store: str | os.PathLike[str] | None = None, strict: bool = False,
+    progress: Progress | None = None,
+) -> ScoreTable:
+    """Scores of every source-target pair by every method.
+
+    Args:
+        sources: data sets, as for :func:`load`.
+        targets: one or several data sets.
+        methods: names or ``{name: {option: value}}``; "all" for every method that the data sets allow.
+        extractor: of the embeddings.
+        study: a study file whose data set names may be used.
+        seed: of every random choice.
+        repeats: half-samples for intervals and floors; 0: none, else at least 3.
+        device, batch_size, workers, store, strict, progress: as for :func:`embed`.
+
+    Returns:
+        ScoreTable: one row per (source, target, method); ``.frame`` is a pandas DataFrame.
+    """
+    made = study_of(sources, targets, methods, extractor=extractor, study=study, seed=seed, repeats=repeats, device=device, store=store)
+    return scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=progress)[0]
+
+
+def scored(
+    study: Study, *, batch_size: int, workers: int | None, strict: bool, progress: Progress | None,
+) -> tuple[ScoreTable, tuple[Unavailable, ...], dict[str, Dataset]]:
+    """The score table of a study, what could not be computed, and the data sets without unreadable images."""
+    made = plan(study, strict=strict, probe=False)
+    made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
+    _, kept, _, scores, refused = score_study(made, progress or Progress(), strict=strict, batch_size=batch_size, workers=workers)
+    extractor = made.store.shelf(study.extractor.recipe()).digest
+    return score_table(scores, kept, extractor[:12]), (*made.impossible, *refused), kept
+
+
+def study_of(
+    sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str, *,
+    extractor: str | Mapping[str, Any] | Extractor, study: Study | str | os.PathLike[str] | None, seed: int, repeats: int, device: str,
+    store: str | os.PathLike[str] | None,
+) -> Study:
+    """A study made of paths or names instead of a file. Two data sets of one name are refused."""
+    if repeats in (1, 2) or repeats < 0:
+        raise UsageError("SK102", "repeats", f"{repeats} half-samples give no interval", "give 0 (no interval) or at least 3")
+    many: list[DataLike] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
+    read = study if isinstance(study, Study) or study is None else read_study(study)
+    specs: dict[str, DatasetSpec] = {}
+    origin: dict[str, str] = {}
+    names: dict[str, list[str]] = {"sources": [], "targets": []}
+    problems = Problems()
+    for role, group in (("sources", list(sources)), ("targets", many)):
+        for data in group:
+            spec, base = (_given(data), Path.cwd()) if isinstance(data, Dataset) else resolve(data, study=read)
+            key = data.name if isinstance(data, Dataset) else str((base / os.fspath(data)).resolve())
+            if spec.name in specs and origin[spec.name] != key:
+                problems.add("SK105", str(data), f"two data sets are called '{spec.name}'", "give them different folder names, or name them in a study file")
+            if spec.name in names[role]:
+                problems.add("SK105", str(data), f"'{spec.name}' is given twice as one of the {role}", "give each data set once")
+            specs.setdefault(spec.name, _rooted(spec, base))
+            origin.setdefault(spec.name, key)
+            names[role].append(spec.name)
+    problems.raise_if_any(UsageError)
+    listed = [methods] if isinstance(methods, str) else list(methods)
+    built = [ESTIMATORS.build(m, "methods") for m in listed if m != "all"]
+    if "all" in listed:
+        built += [m for m in all_methods() if m.name not in {b.name for b in built}]
+    return Study(
+        name="distance", base=Path.cwd(), datasets=specs, sources=tuple(names["sources"]), targets=tuple(names["targets"]),
+        extractor=extractor_of(extractor), methods=tuple(built), all_methods="all" in listed, seed=seed, repeats=repeats, device=device,
+        store=None if store is None else Path(store),
+    )
+
+
+class _InMemory:
+    """A source that is a data set which was loaded already."""
+
+    name = "in-memory"
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def load(self, name: str, base: Path) -> Dataset:
+        return self.dataset
+
+
+def _given(dataset: Dataset) -> DatasetSpec:
+    return DatasetSpec(dataset.name, _InMemory(dataset))
+
+
+class _Rooted:
+    """A source whose relative paths start from a folder of its own."""
+
+    def __init__(self, source: Any, base: Path):
+        self.source, self.base, self.name = source, base, source.name
+
+    def load(self, name: str, base: Path) -> Dataset:
+        dataset: Dataset = self.source.load(name, self.base)
+        return dataset
+
+
+def _rooted(spec: DatasetSpec, base: Path) -> DatasetSpec:
+    return spec if isinstance(spec.source, _InMemory) else replace(spec, source=_Rooted(spec.source, base))
+
+
+def finetune(
+    study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, strict: bool = False,
+    progress: Progress | None = None,
+) -> TransferResult:
+    """Pretrains on every source, fine-tunes on every target, and returns one AUC per fold; finished runs are found in the store.
+
+    Args:
+        study: a study file with a ``[finetune]`` table, or a Study.
+        store: root of the store.
+        jobs: runs at a time, each in its own process.
+        strict: refuse images that cannot be read.
+        progress: told what happens.
+
+    Returns:
+        TransferResult: ``.table`` (TransferTable), ``.failures``, ``.leaky`` and what was made and found.
+    """
+    made = study if isinstance(study, Study) else read_study(study)
+    if made.protocol is None:
+        raise UsageError("SK104", f"{made.name}: finetune", "the study has no [finetune] table", "add one, for example: [finetune] with network = \"resnet18\"")
+    place = Store(store if store is not None else made.store)
+    kept = readable_datasets(made, place, progress or Progress(), strict=strict)
+    place.prepare()
+    return run_units(plan_transfer(made, kept, place), progress=(progress or Progress()).say, jobs=jobs)
+
+
+def readable_datasets(study: Study, store: Store, progress: Progress, *, strict: bool) -> dict[str, Dataset]:
+    """The data sets of a study without their unreadable images."""
+    used = [name for name in study.datasets if name in {*study.sources, *study.targets}]
+    return {name: read_card(dataset, store, progress, strict=strict)[1] for name, dataset in load_datasets(study, used).items()}
+

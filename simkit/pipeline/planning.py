@@ -1,0 +1,231 @@
+"""What a study will do: everything resolved and checked, what is stored already, what cannot be done and why, and an estimate of the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from simkit.dataset import Dataset
+from simkit.errors import DataError, Problems, SimkitError, UsageError
+from simkit.extractors.base import extract
+from simkit.pipeline.stages import missing_images, score_key, stored_card, strictly, view_digest_of
+from simkit.report.content import Unavailable
+from simkit.store import Store
+from simkit.study import Study, load_datasets
+from simkit.transfer import TransferPlan, plan_units
+
+__all__ = ["Plan", "Step", "plan"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a study for one item.
+
+    Attributes:
+        stage: "check", "embed", "score" or "finetune".
+        item: data set, method, or pair.
+        total: units of work (images, pairs, runs).
+        stored: how many of them are in the store already.
+        unit: what is counted.
+        seconds: estimate for the rest, or None where it is not known before a first run.
+    """
+
+    stage: str
+    item: str
+    total: int
+    stored: int
+    unit: str
+    seconds: float | None = None
+
+    @property
+    def todo(self) -> int:
+        return self.total - self.stored
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked study. ``text()`` says what will be computed, what is there, what cannot be and why, and an estimate of the work.
+
+    ``datasets`` are as loaded, ``readable`` without the images that are known to be unreadable (from stored cards).
+    """
+
+    study: Study
+    device: str
+    datasets: Mapping[str, Dataset]
+    readable: Mapping[str, Dataset]
+    steps: tuple[Step, ...]
+    impossible: tuple[Unavailable, ...]
+    methods: tuple[Any, ...]
+    transfer: TransferPlan | None = None
+    store: Store = field(default_factory=Store)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds of the steps whose cost is known."""
+        return sum(step.seconds or 0.0 for step in self.steps)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan in JSON form."""
+        return {
+            "study": self.study.name, "device": self.device, "store": str(self.store.root), "out": str(self.study.out), "seconds": round(self.seconds, 1),
+            "steps": [{"stage": s.stage, "item": s.item, "total": s.total, "stored": s.stored, "todo": s.todo, "unit": s.unit, "seconds": s.seconds}
+                      for s in self.steps],
+            "impossible": [{"method": u.method, "source": u.source, "target": u.target, "reason": u.reason} for u in self.impossible],
+        }
+
+    def text(self) -> str:
+        """The plan as lines for a terminal."""
+        counts = f"{len(self.study.sources)} sources, {len(self.study.targets)} targets, {len(self.methods)} methods, on {self.device}"
+        lines = [f"study {self.study.name}: {counts}",
+                 f"store {self.store.root}", f"results {self.study.out}", ""]
+        width = max(len(f"{s.stage} {s.item}") for s in self.steps)
+        for step in self.steps:
+            cost = "" if step.todo == 0 else "  time known after the first run" if step.seconds is None else f"  about {duration(step.seconds)}"
+            state = "all stored" if step.todo == 0 else f"{step.todo:,} to do" + (f", {step.stored:,} stored" if step.stored else "")
+            lines.append(f"  {f'{step.stage} {step.item}':<{width}}  {step.total:>7,} {step.unit:<6}  {state}{cost}")
+        if self.impossible:
+            lines += ["", "cannot be computed:"]
+            by_reason: dict[tuple[str, str], list[str]] = {}
+            for u in self.impossible:
+                by_reason.setdefault((u.method, u.reason), []).append(f"{u.source} -> {u.target}")
+            lines += [f"  {method}: {reason} ({len(pairs)} pairs)" for (method, reason), pairs in by_reason.items()]
+        lines += [f"note: {note}" for note in (self.transfer.notes if self.transfer else ())]
+        todo = sum(step.todo for step in self.steps)
+        lines += ["", f"estimate of the work: about {duration(self.seconds)}" if todo else "everything is stored: a run only writes the tables and the page"]
+        return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: ``8 s``, ``3 min``, ``2 h 10 min``."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
+    """Checks a whole study before any work and says what is to be done.
+
+    Args:
+        study: as read by :func:`simkit.study.read_study`.
+        strict: refuse data sets with images that would be skipped.
+        probe: time one small batch per extractor for the estimate, where something is to be embedded.
+
+    Raises:
+        UsageError, DataError, ResourceError: with all problems of the first stage that has any.
+    """
+    from simkit.device import describe_device, resolve_device
+
+    device = resolve_device(study.device, where="device")
+    study.extractor.check()
+    used = [name for name in study.datasets if name in {*study.sources, *study.targets}]
+    datasets = load_datasets(study, used)
+    if strict:
+        _all_strict(datasets)
+    if not study.pairs:
+        raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
+    methods, impossible = _possible(study, datasets)
+    store = Store(study.store)
+    steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)
+    steps += _score_steps(study, kept, store, methods, impossible)
+    transfer = None
+    if study.protocol is not None:
+        transfer = plan_transfer(study, kept, store)
+        steps.append(Step("finetune", study.protocol.network, len(transfer.runs), len(transfer.done), "runs", transfer.seconds))
+    return Plan(study, describe_device(device), datasets, kept, tuple(steps), tuple(impossible), methods, transfer, store)
+
+
+def plan_transfer(study: Study, datasets: Mapping[str, Dataset], store: Store) -> TransferPlan:
+    """The plan of the fine-tuning runs; the study's device holds unless ``[finetune]`` names its own."""
+    protocol = study.protocol
+    assert protocol is not None
+    if protocol.device == "auto":
+        protocol = replace(protocol, device=study.device)
+    return plan_units(protocol, datasets, study.sources, study.targets, study.seed, store)
+
+
+def _all_strict(datasets: Mapping[str, Dataset]) -> None:
+    problems = Problems()
+    for dataset in datasets.values():
+        try:
+            strictly(dataset)
+        except SimkitError as error:
+            problems.catch(error)
+    problems.raise_if_any(DataError)
+
+
+def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any, ...], list[Unavailable]]:
+    """The methods that some pair can have, and the pairs that cannot; a method asked for by name must be possible for every pair."""
+    problems, impossible = Problems(), []
+    methods = []
+    for method in study.methods:
+        if method.view not in ("embedding", "card"):
+            problems.add("SK108", method.name, f"needs the view '{method.view}', which this simkit does not make", "leave the method out")
+            continue
+        reasons = {}
+        for source, target in study.pairs:
+            reason = method.missing(datasets[source], "source") or method.missing(datasets[target], "target")
+            if reason:
+                reasons[source, target] = reason
+        if reasons and not study.all_methods:
+            fix = 'add what is missing, leave the method out, or use methods = "all", which lists it as impossible'
+            for reason in dict.fromkeys(reasons.values()):
+                problems.add("SK108", f"methods: {method.name}", reason, fix)
+        impossible += [Unavailable(method.name, *pair, reason) for pair, reason in reasons.items()]
+        if len(reasons) < len(study.pairs):
+            methods.append(method)
+    problems.raise_if_any(UsageError)
+    return tuple(methods), impossible
+
+
+def _embedding_steps(
+    study: Study, datasets: Mapping[str, Dataset], store: Store, device: str, *, probe: bool,
+) -> tuple[list[Step], dict[str, Dataset]]:
+    steps, kept = [], {}
+    needed = any(m.view == "embedding" for m in study.methods)
+    shelf = store.shelf(study.extractor.recipe())
+    known = shelf.known() if needed else set()
+    todo: dict[str, list[int]] = {}
+    for name, dataset in datasets.items():
+        found = stored_card(dataset, store)
+        kept[name] = found[1] if found else dataset
+        steps.append(Step("check", name, len(dataset), len(dataset) if found else 0, "images", 0.0 if found else len(dataset) * 0.002))
+        todo[name] = missing_images(kept[name], known) if needed else []
+    if not needed:
+        return steps, kept
+    rate = _probe(study, kept, todo, device) if probe else None
+    for name, indices in todo.items():
+        distinct = len(set(kept[name].digests))
+        seconds = 0.0 if not indices else None if rate is None else len(indices) * rate
+        steps.append(Step("embed", name, distinct, distinct - len(indices), "images", seconds))
+    return steps, kept
+
+
+def _probe(study: Study, datasets: Mapping[str, Dataset], todo: Mapping[str, list[int]], device: str) -> float | None:
+    """Seconds per image, from one small batch of the first data set that has something to embed; None when none has."""
+    name = next((name for name, indices in todo.items() if indices), None)
+    if name is None:
+        return None
+    session = study.extractor.session(device)
+    batch = todo[name][:8]
+    list(extract(session, datasets[name], batch, batch_size=8, workers=1))  # the first batch pays for warming up
+    started = time.monotonic()
+    list(extract(session, datasets[name], batch, batch_size=8, workers=1))
+    return (time.monotonic() - started) / len(batch)
+
+
+def _score_steps(
+    study: Study, datasets: Mapping[str, Dataset], store: Store, methods: tuple[Any, ...], impossible: list[Unavailable],
+) -> list[Step]:
+    steps = []
+    cannot = {(u.method, u.source, u.target) for u in impossible}
+    extractor = store.shelf(study.extractor.recipe()).digest
+    for method in methods:
+        digests = {name: view_digest_of(method, dataset, extractor) for name, dataset in datasets.items()}
+        pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
+        stored = sum(store.load_json("score", score_key(method, digests, *p, seed=study.seed, repeats=study.repeats)) is not None for p in pairs)
+        steps.append(Step("score", method.name, len(pairs), stored, "pairs", 0.0 if stored == len(pairs) else None))
+    return steps
+

@@ -1,0 +1,332 @@
+"""Runs a study: check, embed, score, fine-tune, correlate, report. What is in the store is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import simkit
+from simkit.dataset import Dataset, DatasetCard, Skipped
+from simkit.errors import NotEnoughData, UsageError
+from simkit.files import resource_errors, write_json, write_text
+from simkit.pipeline.planning import Plan, plan, plan_transfer
+from simkit.pipeline.progress import Progress
+from simkit.pipeline.stages import Embedded, PairScore, Sessions, cores, embed_dataset, read_card, score_method, view_digest_of
+from simkit.recipe import describe, digest
+from simkit.report.content import Content, MethodInfo, Unavailable
+from simkit.study import Study, read_study, toml_text
+from simkit.tables import ScoreTable, TransferTable, csv_text
+from simkit.transfer import TransferResult, run_units
+
+if TYPE_CHECKING:
+    from simkit.correlation import Correlation, RankedSource
+
+__all__ = ["Results", "run", "score_study", "study_config"]
+
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchvision", "pot", "pandas", "pillow", "matplotlib", "seaborn")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run of a study found.
+
+    Attributes:
+        content: everything the report shows: cards, scores, transfer, ranking, correlation.
+        out: the output folder.
+        page: the HTML page.
+        embedded: what embedding took, per data set.
+        scores_made: scores computed now.
+        scores_found: scores found in the store.
+        transfer: what fine-tuning took, or None.
+    """
+
+    content: Content
+    out: Path
+    page: Path
+    embedded: tuple[Embedded, ...]
+    scores_made: int
+    scores_found: int
+    transfer: TransferResult | None = None
+    asked: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def scores(self) -> ScoreTable:
+        """Scores of all pairs."""
+        return self.content.scores
+
+    @property
+    def performance(self) -> TransferTable | None:
+        """Transfer results of all pairs and folds, or None."""
+        return self.content.transfer
+
+    @property
+    def correlation(self) -> Correlation | None:
+        """Whether similarity predicts transfer, or None."""
+        return self.content.correlation
+
+    @property
+    def frame(self) -> Any:
+        """The scores as a pandas DataFrame."""
+        return self.scores.frame
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """What was skipped or failed although it was asked for, in words; empty when nothing was."""
+        lines = [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in self.content.skipped]
+        lines += [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in self.content.unavailable if u.method in self.asked]
+        if self.transfer is not None:
+            lines += [f"fine-tuning {f.source} -> {f.target} {f.replicate}: {f.reason}" for f in self.transfer.failures]
+        return tuple(lines)
+
+    @property
+    def done_line(self) -> str:
+        """What was computed and what was found in the store."""
+        images, found = sum(e.computed for e in self.embedded), sum(e.stored for e in self.embedded)
+        parts = [f"embedded {images:,} images ({found:,} found in the store)", f"computed {self.scores_made:,} scores ({self.scores_found:,} found)"]
+        if self.transfer is not None:
+            parts.append(f"trained {self.transfer.made:,} networks ({self.transfer.found:,} found)")
+        nothing = images == 0 and self.scores_made == 0 and (self.transfer is None or self.transfer.made == 0)
+        return ("nothing was done twice: " if nothing else "") + ", ".join(parts)
+
+
+def run(
+    study: str | os.PathLike[str] | Study, *, out: str | os.PathLike[str] | None = None, store: str | os.PathLike[str] | None = None,
+    overwrite: bool = False, strict: bool = False, batch_size: int = 64, workers: int | None = None, jobs: int = 1, progress: Progress | None = None,
+) -> Results:
+    """Runs a whole study and writes its tables, figures and page. Finished work is found in the store; an interrupted run goes on.
+
+    Args:
+        study: path of a study file, or a Study.
+        out: output folder instead of the study's.
+        store: root of the store instead of the study's.
+        overwrite: allow an output folder that another configuration made.
+        strict: refuse images that cannot be read instead of skipping and counting them.
+        batch_size: images per batch while embedding (does not change the recipe).
+        workers: decoding threads; default: the CPU cores.
+        jobs: fine-tuning runs at a time, each in its own process.
+        progress: told what happens; silent by default.
+
+    Raises:
+        UsageError, DataError, ResourceError, IntegrityError, NotEnoughData: see each; nothing already stored is lost.
+    """
+    progress = progress or Progress()
+    study = study if isinstance(study, Study) else read_study(study)
+    study = replace(study, out=Path(out) if out is not None else study.out, store=Path(store) if store is not None else study.store)
+    started = time.time(), time.process_time()
+    _check_out(study, overwrite=overwrite)
+    made = plan(study, strict=strict, probe=False)
+    made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
+    cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, batch_size=batch_size, workers=workers)
+    transfer = _finetune(made, kept, progress, jobs=jobs)
+    progress.say("correlating scores with transfer, writing tables and page")
+    content = _content(made, cards, kept, scores, (*made.impossible, *refused), transfer, progress)
+    asked = frozenset() if study.all_methods else frozenset(m.name for m in study.methods)
+    fresh = sum(not s.stored for s in scores)
+    results = Results(content, study.out, study.out / "report.html", tuple(embedded), fresh, len(scores) - fresh, transfer, asked)
+    _write(results, made, started)
+    return results
+
+
+def score_study(
+    made: Plan, progress: Progress, *, strict: bool, batch_size: int, workers: int | None,
+) -> tuple[dict[str, DatasetCard], dict[str, Dataset], list[Embedded], list[PairScore], list[Unavailable]]:
+    """Cards, embeddings and scores of a plan; the data sets come back without their unreadable images."""
+    study, store = made.study, made.store
+    cards: dict[str, DatasetCard] = {}
+    kept: dict[str, Dataset] = {}
+    for name, dataset in made.datasets.items():
+        cards[name], kept[name] = read_card(dataset, store, progress, strict=strict)
+    embedded = []
+    if any(m.view == "embedding" for m in made.methods):
+        from simkit.device import resolve_device
+
+        sessions = Sessions(study.extractor, str(resolve_device(study.device)))
+        for dataset in kept.values():
+            embedded.append(embed_dataset(dataset, sessions, store, progress, batch_size=batch_size, workers=workers or cores()))
+            progress.say(embedded[-1].line)
+    views = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": cards}
+    extractor = store.shelf(study.extractor.recipe()).digest
+    cannot = {(u.method, u.source, u.target) for u in made.impossible}
+    scores: list[PairScore] = []
+    refused: list[Unavailable] = []
+    for method in made.methods:
+        pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
+        able = {name for pair in pairs for name in pair}
+        pool = {name: view for name, view in views[method.view].items() if name in able}
+        digests = {name: view_digest_of(method, kept[name], extractor) for name in pool}
+        found, failed = score_method(method, pool, digests, pairs, store, seed=study.seed, repeats=study.repeats, progress=progress)
+        scores += found
+        refused += failed
+    fresh = sum(not s.stored for s in scores)
+    progress.say(f"{len(scores)} scores of {len(made.methods)} methods ({fresh} computed, {len(scores) - fresh} found in the store)")
+    return cards, kept, embedded, scores, refused
+
+
+def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor: str) -> ScoreTable:
+    """The scores as a table."""
+    records = []
+    for s in scores:
+        lower, upper = s.score.interval or (None, None)
+        flags = s.score.flags if s.score.converged else (*s.score.flags, "not converged")
+        records.append({
+            "source": s.source, "target": s.target, "method": s.estimator.name, "value": s.score.value,
+            "higher_is_better": s.estimator.higher_is_better, "kind": s.estimator.kind, "lower": lower, "upper": upper, "floor": s.score.floor,
+            "n_source": len(kept[s.source]), "n_target": len(kept[s.target]), "converged": s.score.converged, "flags": "; ".join(flags),
+            "extractor": extractor if s.estimator.view == "embedding" else "",
+        })
+    return ScoreTable(tuple(records))
+
+
+def _finetune(made: Plan, kept: Mapping[str, Dataset], progress: Progress, *, jobs: int) -> TransferResult | None:
+    if made.transfer is None:
+        return None
+    same = all(len(kept[name]) == len(made.readable[name]) for name in kept)
+    units = made.transfer if same else plan_transfer(made.study, kept, made.store)
+    return run_units(units, progress=progress.say, jobs=jobs)
+
+
+def _content(
+    made: Plan, cards: Mapping[str, DatasetCard], kept: Mapping[str, Dataset], scores: list[PairScore], unavailable: tuple[Unavailable, ...],
+    transfer: TransferResult | None, progress: Progress,
+) -> Content:
+    from simkit.correlation import answer, correlate, rank_sources, read_transfer
+
+    study = made.study
+    extractor = made.store.shelf(study.extractor.recipe()).digest
+    table = score_table(scores, kept, extractor[:12])
+    performance = transfer.table if transfer is not None else read_transfer(study.transfer) if study.transfer is not None else None
+    correlation: Correlation | None = None
+    ranking: dict[str, tuple[RankedSource, ...]] = {}
+    answers: dict[str, str] = {}
+    if performance is not None and len(performance):
+        ranking = rank_sources(performance, seed=study.seed)
+        answers = {target: answer(target, ranked) for target, ranked in ranking.items()}
+        options = study.correlate
+        try:
+            correlation = correlate(table, performance=performance, alias=options.alias, permutations=options.permutations,
+                                    bootstraps=options.bootstraps, seed=study.seed, allow_missing=True)
+        except NotEnoughData as error:
+            progress.say(f"no correlation: {error.problems[0].message}")
+    skipped: tuple[Skipped, ...] = tuple(s for dataset in kept.values() for s in dataset.skipped)
+    extra = study.protocol.sources if study.protocol else ()
+    return Content(
+        study=study.name, cards=tuple(cards.values()), sources=(*study.sources, *extra), targets=study.targets,
+        extractor=_extractor_line(study.extractor), scores=table, methods=tuple(method_info(m) for m in made.methods),
+        thumbnails={name: thumbnails(dataset) for name, dataset in kept.items()}, unavailable=unavailable, transfer=performance, ranking=ranking,
+        answers=answers, correlation=correlation, skipped=skipped, provenance=provenance(made),
+    )
+
+
+def method_info(method: Any) -> MethodInfo:
+    """What a measure is, for the report."""
+    summary = " ".join((type(method).__doc__ or "").strip().split("\n\n")[0].split())
+    options = {k: v for k, v in describe(method).items() if k not in ("type", "version")}
+    return MethodInfo(method.name, method.kind, method.higher_is_better, method.unit, method.symmetric, summary, method.citation,
+                      ", ".join(f"{k} = {v}" for k, v in options.items()))
+
+
+def _extractor_line(extractor: Any) -> str:
+    options = {k: v for k, v in extractor.recipe().items() if k not in ("type", "version") and v not in (None, "")}
+    return f"{extractor.name}: " + ", ".join(f"{k} = {str(v)[:40]}" for k, v in options.items())
+
+
+def thumbnails(dataset: Dataset, count: int = 8) -> tuple[np.ndarray, ...]:
+    """Up to ``count`` images, spread over the classes, in an order that the content decides."""
+    order = sorted(range(len(dataset)), key=lambda i: dataset.digests[i])
+    if dataset.labels is None:
+        return tuple(dataset.read(i) for i in order[:count])
+    by_class: dict[int, list[int]] = {}
+    for i in order:
+        by_class.setdefault(int(dataset.labels[i]), []).append(i)
+    rounds = [i for depth in range(count) for members in (by_class[c] for c in sorted(by_class)) for i in members[depth : depth + 1]]
+    return tuple(dataset.read(i) for i in rounds[:count])
+
+
+def provenance(made: Plan) -> dict[str, Any]:
+    """What it takes to do it again: versions, seed, study text, recipes, hardware. No times: equal runs give equal pages."""
+    study = made.study
+    return {
+        "simkit": simkit.__version__, "python": platform.python_version(), "packages": {name: metadata.version(name) for name in PACKAGES},
+        "device": made.device, "platform": f"{platform.system()} {platform.machine()}", "seed": study.seed, "half-samples": study.repeats,
+        "extractor": study.extractor.recipe(), "methods": [m.recipe() for m in made.methods],
+        "finetune": describe(study.protocol) if study.protocol else None,
+        "data sets": {name: dataset.fingerprint for name, dataset in made.datasets.items()}, "study file": study.text,
+    }
+
+
+def study_config(study: Study) -> dict[str, Any]:
+    """The study, resolved: every option spelled out and every path absolute, in the form of a study file."""
+    def component(thing: Any) -> dict[str, Any]:
+        options = {k: v for k, v in vars(thing).items() if v is not None}
+        return {thing.name: {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in options.items()}}
+
+    datasets = {
+        name: component(spec.source) | {"tags": list(spec.tags), "attributes": dict(spec.attributes)} for name, spec in study.datasets.items()
+    }
+    top: dict[str, Any] = {
+        "study": study.name, "seed": study.seed, "repeats": study.repeats, "device": study.device, "targets": list(study.targets),
+        "sources": list(study.sources), "transfer": None if study.transfer is None else str(study.transfer), "extractor": component(study.extractor),
+        "methods": [component(m) for m in study.methods], "correlate": {k: v for k, v in describe(study.correlate).items() if k not in ("type", "version")},
+    }
+    if study.protocol is not None:
+        top["finetune"] = {k: v for k, v in describe(study.protocol).items() if k not in ("type", "version")}
+    return top | {"datasets": datasets}
+
+
+def _check_out(study: Study, *, overwrite: bool) -> None:
+    """Refuses, before any work, an output folder that cannot be written or that another configuration made."""
+    path = study.out / "run.json"
+    with resource_errors(study.out):
+        study.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(study.out, os.W_OK):
+            raise PermissionError(13, "not writable")
+    if not path.is_file() or overwrite:
+        return
+    try:
+        old = json.loads(path.read_text()).get("config", {})
+    except (ValueError, AttributeError):
+        return
+    new = json.loads(json.dumps(study_config(study), default=str))
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if keys:
+        message = f"holds the results of another configuration (different: {', '.join(keys)})"
+        raise UsageError("SK107", str(study.out), message, "give --overwrite (the store keeps all finished work), or another --out")
+
+
+def _write(results: Results, made: Plan, started: tuple[float, float]) -> None:
+    """Tables, figures, page and run.json, each atomically; run.json last, so that it stands for a complete folder."""
+    from simkit.report import build_page, save_figures
+
+    out, content = results.out, results.content
+    content.scores.to_csv(out / "scores.csv")
+    if content.transfer is not None:
+        content.transfer.to_csv(out / "transfer.csv")
+    if content.ranking:
+        columns = ("target", "rank", "source", "mean", "lower", "upper", "probability_best", "tied")
+        rows = [(target, rank, r.source, r.mean, *(r.interval or (None, None)), r.probability_best, r.tied)
+                for target, ranked in content.ranking.items() for rank, r in enumerate(ranked, 1)]
+        write_text(out / "ranking.csv", csv_text(columns, rows))
+    if content.correlation is not None:
+        write_json(out / "correlation.json", content.correlation.as_dict())
+    save_figures(content, out / "figures")
+    write_text(results.page, build_page(content))
+    config = study_config(made.study)
+    write_text(out / "config.toml", toml_text(config))
+    write_json(out / "run.json", {
+        "command": sys.argv, "config": config, "config_digest": digest(json.loads(json.dumps(config, default=str))), **content.provenance,
+        "skipped": [{"dataset": s.dataset, "key": s.key, "reason": s.reason} for s in content.skipped], "incomplete": list(results.incomplete),
+        "embedded": sum(e.computed for e in results.embedded), "scores_computed": results.scores_made, "scores_found": results.scores_found,
+        "networks_trained": results.transfer.made if results.transfer else 0, "networks_found": results.transfer.found if results.transfer else 0,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started[0])), "wall_seconds": round(time.time() - started[0], 2),
+        "cpu_seconds": round(time.process_time() - started[1], 2), "deterministic": "same seed and device give the same numbers",
+    })

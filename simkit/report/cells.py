@@ -1,0 +1,230 @@
+"""The numbers of a report, one per cell, with what must stand beside them: n, interval, rank, floor, flags. Text, figures and page agree
+because they all read these."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from simkit.report.content import Content, MethodInfo
+
+__all__ = [
+    "ScoreCell", "TransferCell", "best_methods", "count_gaps", "flags_of", "interval_text", "method_infos", "metric_of", "number", "p_text", "plural",
+    "score_cells", "signed", "transfer_cells",
+]
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class TransferCell:
+    """Measured performance of one source on one target.
+
+    Attributes:
+        source: name.
+        target: name.
+        mean: over the replicates that have a value; None when there is none.
+        interval: 95 % interval of the mean, or None (fewer than two replicates).
+        n: replicates with a value.
+        undefined: replicates without one.
+        rank: 1 is the best of the target; equal means share a rank; None for baselines and where the mean is undefined.
+        tied: not distinguishable from the best.
+        baseline: a reference such as training from scratch, not a source that one could choose.
+        reason: why the mean, or some replicate, is undefined.
+    """
+
+    source: str
+    target: str
+    mean: float | None
+    interval: Interval | None
+    n: int
+    undefined: int = 0
+    rank: int | None = None
+    tied: bool = False
+    baseline: bool = False
+    reason: str = ""
+
+    @property
+    def rank_text(self) -> str:
+        """``#1``; ``#2=`` when not distinguishable from the best; ``baseline``; "" when there is none."""
+        if self.baseline:
+            return "baseline"
+        return "" if self.rank is None else f"#{self.rank}{'=' if self.tied and self.rank != 1 else ''}"
+
+    @property
+    def text(self) -> str:
+        """``0.912 [0.880, 0.940]``, or the reason why there is no number."""
+        if self.mean is None:
+            return f"undefined: {self.reason}" if self.reason else "undefined"
+        return " ".join(part for part in (f"{self.mean:.3f}", interval_text(self.interval, 3)) if part)
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """What one measure says about one source-target pair (fields as in the score table), and its rank among the sources of the target."""
+
+    source: str
+    target: str
+    method: str
+    value: float
+    interval: Interval | None
+    floor: float | None
+    n_source: int | None
+    n_target: int | None
+    converged: bool
+    flags: tuple[str, ...]
+    rank: int
+    of: int
+
+    @property
+    def text(self) -> str:
+        """``12.34 [11.20, 13.50]``: value and interval to the same digits."""
+        return " ".join(part for part in (number(self.value), interval_text(self.interval)) if part)
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole numbers as such: 0.9123, 12.34, 7, 1234, 1.234e+06."""
+    whole = abs(value) < 1e6 and (abs(value) >= 1000 or value == int(value))
+    return f"{value:.0f}" if whole else f"{value:#.4g}".removesuffix(".")
+
+
+def signed(value: float | None) -> str:
+    """A coefficient with its sign and two digits; "undefined" for None."""
+    return "undefined" if value is None else f"{value:+.2f}"
+
+
+def p_text(value: float | None) -> str:
+    """A p-value to three digits; "" for None."""
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def interval_text(interval: Interval | None, digits: int | None = None, *, sign: bool = False) -> str:
+    """``[low, high]``, "" for None; ``digits`` after the point, four significant ones when not given."""
+    if interval is None:
+        return ""
+    low, high = (number(end) if digits is None else f"{end:{'+' if sign else ''}.{digits}f}" for end in interval)
+    return f"[{low}, {high}]"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def flags_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The flags of a table's row, which may be one text or several."""
+    flags = record.get("flags") or ()
+    return tuple(part for part in flags.split("; ") if part) if isinstance(flags, str) else tuple(str(flag) for flag in flags)
+
+
+def method_infos(content: Content) -> tuple[MethodInfo, ...]:
+    """Every measure that is described, scored or unavailable, in this order; one that nobody described is described by its first row."""
+    infos = {info.name: info for info in content.methods}
+    for record in content.scores.records:
+        if record["method"] not in infos:
+            infos[record["method"]] = MethodInfo(record["method"], record.get("kind") or "distance", bool(record["higher_is_better"]))
+    return tuple(infos.values())
+
+
+def score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
+    """(method, target, source) -> cell, in the order of the score table. Equal values share the better rank."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for record in content.scores.records:
+        groups.setdefault((record["method"], record["target"]), []).append(record)
+    cells = {}
+    for (method, target), records in groups.items():
+        for record in records:
+            value = float(record["value"])
+            better = sum((other["value"] > value) if record["higher_is_better"] else (other["value"] < value) for other in records)
+            ends = record.get("lower"), record.get("upper")
+            cells[method, target, record["source"]] = ScoreCell(
+                source=record["source"], target=target, method=method, value=value,
+                interval=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
+                floor=record.get("floor"), n_source=record.get("n_source"), n_target=record.get("n_target"),
+                converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records),
+            )
+    return cells
+
+
+def metric_of(content: Content) -> str:
+    """The performance metric as it is written beside numbers, for example ``AUC``."""
+    names = {record["metric"] for record in content.transfer.records} if content.transfer else set()
+    name = " / ".join(sorted(names)) or "performance"
+    return name.replace("auc", "AUC").replace("_", " ")
+
+
+def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
+    """(target, source) -> cell. Mean and interval are those of the ranking; a pair that it does not hold is averaged here."""
+    measured: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for record in content.transfer.records if content.transfer else ():
+        measured.setdefault((record["target"], record["source"]), []).append(record)
+    found = {(target, row.source): row for target, rows in content.ranking.items() for row in rows}
+    cells = {}
+    for key in dict.fromkeys((*measured, *found)):
+        records = measured.get(key, [])
+        values = [float(r["performance"]) for r in records if r.get("performance") is not None]
+        reasons = tuple(dict.fromkeys(flag for r in records if r.get("performance") is None for flag in flags_of(r)))
+        mean, interval = _mean(values)
+        tied = baseline = False
+        if key in found:
+            row = found[key]
+            mean, interval, tied, baseline = row.mean, row.interval, row.tied, row.baseline
+            reasons = reasons or ((row.undefined,) if row.undefined else ())
+        n = found[key].n if key in found and not records else len(values)
+        cells[key] = TransferCell(key[1], key[0], mean, interval, n, len(records) - len(values), None, bool(tied), bool(baseline), "; ".join(reasons))
+    return {key: _ranked(cell, cells.values()) for key, cell in cells.items()}
+
+
+def _ranked(cell: TransferCell, cells: Iterable[TransferCell]) -> TransferCell:
+    if cell.mean is None or cell.baseline:
+        return cell
+    rivals = [other.mean for other in cells if other.target == cell.target and not other.baseline and other.mean is not None]
+    return replace(cell, rank=1 + sum(mean > cell.mean for mean in rivals))
+
+
+def _mean(values: list[float]) -> tuple[float | None, Interval | None]:
+    """Mean and 95 % t interval over replicates (indicative: folds share training images)."""
+    if not values:
+        return None, None
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return mean, None
+    from scipy.stats import t
+
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    low, high = (0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else (-math.inf, math.inf)  # every usual metric is a share
+    return mean, (max(low, mean - half), min(high, mean + half))
+
+
+def best_methods(content: Content, count: int) -> tuple[str, ...]:
+    """The ``count`` measures with the highest mean Spearman against transfer; without a correlation, the first of the study."""
+    if content.correlation is None:
+        return tuple(info.name for info in method_infos(content) if info.kind != "prior")[:count]
+    defined = [result for result in content.correlation.methods if result.mean_spearman is not None]
+    return tuple(result.method for result in sorted(defined, key=lambda result: -(result.mean_spearman or 0.0))[:count])
+
+
+def count_gaps(content: Content) -> list[str]:
+    """What was left out or could not be computed, one counted sentence each; empty when there is nothing."""
+    lines = []
+    images = Counter(item.dataset for item in content.skipped)
+    if images:
+        parts = ", ".join(f"{name} {count}" for name, count in images.items())
+        lines.append(f"{plural(sum(images.values()), 'image')} left out ({parts}).")
+    reasons = Counter((item.method, item.reason) for item in content.unavailable)
+    for (method, reason), count in reasons.items():
+        lines.append(f"{method}: {plural(count, 'value')} could not be computed: {reason}")
+    bad = [record for record in content.scores.records if record.get("converged") is False]
+    if bad:
+        parts = ", ".join(f"{name} {count}" for name, count in Counter(record["method"] for record in bad).items())
+        lines.append(f"{plural(len(bad), 'score')} from a solver that did not converge ({parts}): do not trust {'it' if len(bad) == 1 else 'them'}.")
+    undefined = [r for r in (content.transfer.records if content.transfer else ()) if r.get("performance") is None]
+    if undefined:
+        parts = ", ".join(f"{source} -> {target} {n}" for (source, target), n in Counter((r["source"], r["target"]) for r in undefined).items())
+        lines.append(f"{plural(len(undefined), 'replicate')} of a transfer without a defined {metric_of(content)} ({parts}).")
+    return lines

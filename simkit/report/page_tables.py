@@ -1,0 +1,198 @@
+"""The tables of the page: each with its text for readers, its numbers for sorting, and its CSV with full precision."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simkit.report.cells import flags_of, interval_text, method_infos, metric_of, number, p_text, score_cells, signed, transfer_cells
+from simkit.report.content import Content
+from simkit.report.text import colour_text, remark
+from simkit.tables import csv_text
+
+__all__ = ["PageCell", "PageTable", "page_tables"]
+
+
+@dataclass(frozen=True)
+class PageCell:
+    """What a cell shows, and the number that it is sorted by (None sorts by the text)."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table of the page.
+
+    Attributes:
+        name: id on the page and name of the CSV file.
+        caption: one line.
+        columns: headings.
+        numeric: whether a column holds numbers, one per heading.
+        rows: cells.
+        csv: the same numbers in full precision, with their own columns.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[PageCell, ...], ...]
+    csv: str
+
+    @property
+    def href(self) -> str:
+        """The CSV as a data: address, so that it can be saved with scripts off and no network."""
+        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.csv.encode("utf-8", errors="replace")).decode("ascii")
+
+
+def _text(value: Any) -> PageCell:
+    return PageCell("" if value is None else str(value))
+
+
+def _number(value: float | None, digits: int | None = None) -> PageCell:
+    if value is None:
+        return PageCell("")
+    return PageCell(number(value) if digits is None else f"{value:.{digits}f}", float(value))
+
+
+def _table(name: str, caption: str, columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[PageCell]], csv: str) -> PageTable:
+    return PageTable(name, caption, tuple(c for c, _ in columns), tuple(n for _, n in columns), tuple(tuple(row) for row in rows), csv)
+
+
+def _ends(interval: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    return interval or (None, None)
+
+
+def ranking_table(content: Content, number_of: int, target: str) -> PageTable | None:
+    """The sources of one target in order of measured performance; None when nothing is ranked."""
+    cells, metric, rows, raw = transfer_cells(content), metric_of(content), [], []
+    for row in content.ranking.get(target, ()):
+        cell = cells[target, row.source]
+        rank = PageCell("" if cell.rank is None else str(cell.rank), cell.rank)
+        rows.append([rank, _text(row.source), _number(cell.mean, 3), _text(interval_text(cell.interval, 3)), _number(cell.n), _number(row.gap_to_best, 3),
+                     _text(interval_text(row.gap_interval, 3)), _number(row.probability_best, 2), _text(remark(cell))])
+        raw.append([target, cell.rank, row.source, cell.mean, *_ends(cell.interval), cell.n, row.gap_to_best, *_ends(row.gap_interval),
+                    row.probability_best, cell.tied, cell.baseline, remark(cell)])
+    if not rows:
+        return None
+    columns = [("rank", True), ("source", False), (f"mean {metric}", True), ("95 % interval", False), ("n", True), ("gap to best", True),
+               ("95 % of the gap", False), ("P(best)", True), ("remark", False)]
+    head = ["target", "rank", "source", "mean", "lower", "upper", "n", "gap_to_best", "gap_lower", "gap_upper", "probability_best", "tied", "baseline",
+            "remark"]
+    return _table(f"ranking-{number_of}", f"Sources for {target}, in order of mean {metric} (n replicates)", columns, rows, csv_text(head, raw))
+
+
+def cards_table(content: Content) -> PageTable:
+    """One row per data set."""
+    columns = [("data set", False), ("images", True), ("classes", True), ("imbalance", True), ("patients", True), ("width", True), ("height", True),
+               ("colour", False), ("left out", True), ("tags", False)]
+    rows, raw = [], []
+    for card in content.cards:
+        ratio = card.imbalance if card.classes else None
+        rows.append([_text(card.name), _number(card.images), _number(card.classes) if card.classes else _text("no labels"), _number(ratio, 1),
+                     _number(card.groups) if card.groups else _text("unknown"), _number(card.width), _number(card.height), _text(colour_text(card)),
+                     _number(card.skipped), _text(", ".join(card.tags))])
+        raw.append([card.name, card.images, card.classes, ratio, card.groups or None, card.width, card.height, card.channels, card.grey_share, card.skipped,
+                    list(card.tags), card.fingerprint])
+    head = ["dataset", "images", "classes", "imbalance", "groups", "width", "height", "channels", "grey_share", "skipped", "tags", "fingerprint"]
+    return _table("datasets", "Data sets (imbalance: largest class over smallest; median width and height in pixels)", columns, rows, csv_text(head, raw))
+
+
+def transfer_table(content: Content) -> PageTable | None:
+    """Every measured pair; the CSV has one row per replicate."""
+    cells, metric = transfer_cells(content), metric_of(content)
+    if not cells:
+        return None
+    columns = [("source", False), ("target", False), (f"mean {metric}", True), ("95 % interval", False), ("n", True), ("undefined", True), ("rank", True),
+               ("remark", False)]
+    rows = [[_text(c.source), _text(c.target), _number(c.mean, 3), _text(interval_text(c.interval, 3)), _number(c.n), _number(c.undefined),
+             PageCell(c.rank_text, c.rank), _text(remark(c))] for c in cells.values()]
+    csv = content.transfer.to_csv() if content.transfer else csv_text(
+        ["source", "target", "mean", "lower", "upper", "n"], [[c.source, c.target, c.mean, *_ends(c.interval), c.n] for c in cells.values()])
+    return _table("transfer", f"Measured transfer (n replicates; mean {metric} and its 95 % interval)", columns, rows, csv)
+
+
+def scores_table(content: Content) -> PageTable:
+    """Every score with interval, floor, n, rank, convergence and flags."""
+    columns = [("measure", False), ("source", False), ("target", False), ("value", True), ("95 % interval", False), ("floor", True), ("n source", True),
+               ("n target", True), ("rank", True), ("solver", False), ("flags", False)]
+    rows = [[_text(c.method), _text(c.source), _text(c.target), _number(c.value), _text(interval_text(c.interval)), _number(c.floor), _number(c.n_source),
+             _number(c.n_target), PageCell(f"{c.rank} of {c.of}", c.rank), _text("converged" if c.converged else "not converged"), _text("; ".join(c.flags))]
+            for c in score_cells(content).values()]
+    return _table("scores", "Every score", columns, rows, content.scores.to_csv())
+
+
+def agreement_table(content: Content) -> PageTable | None:
+    """Mean Spearman of every measure and baseline."""
+    found = content.correlation
+    if found is None:
+        return None
+    columns = [("measure", False), ("mean Spearman", True), ("95 % interval", False), ("p", True), ("p (Holm)", True), ("targets above 0", True),
+               ("regret", True), ("against static", True), ("remark", False)]
+    rows, raw = [], []
+    for result, kind in (*((r, "measure") for r in found.methods), *((r, "baseline") for r in found.baselines)):
+        note = f"undefined: {result.undefined}" if result.undefined else ("baseline" if kind == "baseline" else "")
+        above = PageCell(f"{result.positive_targets} of {len(result.targets)}", result.positive_targets) if result.targets else _text("")
+        rows.append([_text(result.method), PageCell(signed(result.mean_spearman), result.mean_spearman), _text(interval_text(result.interval, 2, sign=True)),
+                     PageCell(p_text(result.p_value), result.p_value), PageCell(p_text(result.p_holm), result.p_holm), above, _number(result.regret, 3),
+                     PageCell("" if result.versus_static is None else signed(result.versus_static), result.versus_static), _text(note)])
+        raw.append([result.method, kind, result.mean_spearman, *_ends(result.interval), result.p_value, result.p_holm, result.regret, result.versus_static,
+                    note])
+    head = ["method", "kind", "mean_spearman", "lower", "upper", "p_value", "p_holm", "regret", "versus_static", "remark"]
+    caption = f"Agreement of similarity with transfer: {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets"
+    return _table("agreement", caption, columns, rows, csv_text(head, raw))
+
+
+def per_target_table(content: Content) -> PageTable | None:
+    """The rank correlations of each measure within each target."""
+    found = content.correlation
+    if found is None:
+        return None
+    columns = [("measure", False), ("target", False), ("n", True), ("Spearman", True), ("95 % interval", False), ("Kendall", True), ("weighted tau", True),
+               ("Pearson", True), ("p", True), ("best source", False), ("source chosen by it", False), ("regret", True), ("remark", False)]
+    rows, raw = [], []
+    for result in (*found.methods, *found.baselines):
+        for one in result.targets:
+            coefficients = (one.kendall, one.weighted_tau, one.pearson)
+            rows.append([_text(result.method), _text(one.target), _number(one.n), PageCell(signed(one.spearman), one.spearman),
+                         _text(interval_text(one.interval, 2, sign=True)), *(PageCell("" if c is None else signed(c), c) for c in coefficients),
+                         PageCell(p_text(one.p_value), one.p_value), _text(one.best_source), _text(one.chosen_source), _number(one.regret, 3),
+                         _text(one.undefined)])
+            raw.append([result.method, one.target, one.n, one.spearman, *_ends(one.interval), *coefficients, one.p_value, one.best_source,
+                        one.chosen_source, one.regret, one.random_regret, one.undefined])
+    head = ["method", "target", "n", "spearman", "lower", "upper", "kendall", "weighted_tau", "pearson", "p_value", "best_source", "chosen_source", "regret",
+            "random_regret", "undefined"]
+    return _table("agreement-per-target", "Agreement within each target (n sources)", columns, rows, csv_text(head, raw))
+
+
+def methods_table(content: Content) -> PageTable:
+    """What each measure is."""
+    names = ("measure", "kind", "direction", "unit", "symmetric", "meaning", "options", "source")
+    rows = [[info.name, info.kind, "higher = better" if info.higher_is_better else "lower = closer", info.unit, "yes" if info.symmetric else "no", info.summary,
+             info.options, info.citation] for info in method_infos(content)]
+    head = ["method", "kind", "direction", "unit", "symmetric", "summary", "options", "citation"]
+    return _table("measures", "Measures", [(name, False) for name in names], [[_text(cell) for cell in row] for row in rows], csv_text(head, rows))
+
+
+def _listed(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> PageTable | None:
+    if not rows:
+        return None
+    return _table(name, caption, [(column, False) for column in columns], [[_text(cell) for cell in row] for row in rows], csv_text(columns, rows))
+
+
+def page_tables(content: Content) -> dict[str, PageTable | None]:
+    """Every table but the rankings, by name; None for one that has no rows."""
+    undefined = [[r["source"], r["target"], str(r["replicate"]), "; ".join(flags_of(r))] for r in (content.transfer.records if content.transfer else ())
+                 if r.get("performance") is None]
+    unavailable = [[item.method, item.source or "every source", item.target or "every target", item.reason] for item in content.unavailable]
+    return {
+        "datasets": cards_table(content), "transfer": transfer_table(content), "scores": scores_table(content), "agreement": agreement_table(content),
+        "per_target": per_target_table(content), "measures": methods_table(content),
+        "unavailable": _listed("unavailable", "What could not be computed, and why", ("measure", "source", "target", "reason"), unavailable),
+        "undefined": _listed("undefined", "Replicates of a transfer without a value", ("source", "target", "replicate", "reason"), undefined),
+        "skipped": _listed("skipped", "Images that were left out", ("dataset", "image", "reason"), [[s.dataset, s.key, s.reason] for s in content.skipped]),
+    }
