@@ -15,9 +15,24 @@ from simkit.errors import DataError, Problems, SimkitError, UsageError, nearest
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, OptionInfo, Registry, Spec, build_options, option, options_of, parse_spec, union_members
 from simkit.transfer import Protocol
 
-__all__ = ["CorrelateOptions", "DatasetSpec", "Study", "json_schema", "read_study", "study_from", "toml_text"]
+__all__ = ["CorrelateOptions", "DatasetSpec", "Study", "aliases", "json_schema", "read_study", "study_from", "toml_text"]
 
 DEFAULT_METHODS: tuple[str, ...] = ("otdd", "frechet", "domain-classifier")
+
+
+def aliases(texts: Sequence[str], where: str) -> tuple[tuple[str, str], ...]:
+    """``("a=b", ...)`` as pairs of names that mean the same data set.
+
+    Raises:
+        UsageError: a text that is not of the form a=b.
+    """
+    pairs = []
+    for text in texts:
+        first, equals, second = (part.strip() for part in text.partition("="))
+        if not (first and equals and second) or "=" in second:
+            raise UsageError("SK102", where, f"'{text}' is not of the form a=b", "write name=other")
+        pairs.append((first, second))
+    return tuple(pairs)
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,9 @@ class CorrelateOptions:
     permutations: int = option(9999, "joint permutations of the source labels for the p-value", minimum=99)
     bootstraps: int = option(2000, "two-way bootstrap draws for the intervals", minimum=100)
     alias: tuple[str, ...] = option((), "pairs 'a=b' of names that mean the same data set; such pairs count as self pairs")
+
+    def __post_init__(self) -> None:
+        aliases(self.alias, "correlate.alias")
 
 
 @dataclass(frozen=True)
@@ -153,7 +171,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     for key in content:
         if key not in (*names, *_SPECIAL):
             problems.add("SK103", f"{where}: {key}", f"unknown key{nearest(key, (*names, *_SPECIAL))}", f"keys: {', '.join((*names, *_SPECIAL))}")
-    top = _options(_Top, {k: v for k, v in content.items() if k in names}, where, problems) or _Top()
+    top = _top(content, where, problems)
     datasets = _datasets(content.get("datasets"), base, where, problems)
     declared = content.get("datasets") if isinstance(content.get("datasets"), Mapping) else {}
     for key in ("targets", "sources"):
@@ -176,8 +194,20 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     )
 
 
+def _top(content: Mapping[str, Any], where: str, problems: Problems) -> _Top:
+    """The simple keys; one that is wrong is reported and left at its default, so that the rest can still be checked."""
+    good = {}
+    for info in options_of(_Top):
+        if info.name in content:
+            try:
+                good[info.name] = info.check(content[info.name], f"{where}: {info.name}")
+            except UsageError as error:
+                problems.catch(error)
+    return _Top(**good)
+
+
 def _absolute(path: Path | None, base: Path) -> Path | None:
-    return None if path is None else base / path.expanduser()
+    return None if path is None else Path(os.path.normpath(base / path.expanduser()))
 
 
 def _options(cls: Any, values: Any, where: str, problems: Problems) -> Any:
@@ -185,19 +215,22 @@ def _options(cls: Any, values: Any, where: str, problems: Problems) -> Any:
         problems.add("SK103", where, f"{values!r} is not a table", f"write [{where.split(': ')[-1]}] with one option a line")
         return None
     try:
-        return cls(**build_options(cls, values, where if ": " in where else f"{where}: "))
+        return cls(**build_options(cls, values, where))
     except SimkitError as error:
-        for problem in error.problems:
-            problems.found.append(replace(problem, where=problem.where.replace(": .", ": ")))
+        problems.catch(error)
         return None
 
 
 def _rooted(cls: Any, options: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The options with relative paths made absolute, from the folder of the study file; before anything reads them."""
     paths = {info.name for info in options_of(cls) if Path in union_members(info.type)}
-    rooted = {key: str(base / Path(value).expanduser()) if key in paths and isinstance(value, str) and value else value for key, value in options.items()}
-    if cls is Protocol and isinstance(rooted.get("weights"), Mapping):
-        rooted["weights"] = {name: str(base / path) if isinstance(path, str) else path for name, path in rooted["weights"].items()}
+    rooted: dict[str, Any] = dict(options)
+    for key in paths & options.keys():
+        if isinstance(options[key], str) and options[key]:
+            rooted[key] = str(base / Path(options[key]).expanduser())
+    weights = rooted.get("weights")
+    if cls is Protocol and isinstance(weights, Mapping):
+        rooted["weights"] = {name: str(base / path) if isinstance(path, str) else path for name, path in weights.items()}
     return rooted
 
 

@@ -275,7 +275,7 @@ def gaussian_distance(first: Gaussian, second: Gaussian) -> tuple[float, float]:
     """Squared 2-Wasserstein distance of two Gaussians, as (mean part, covariance part).
 
     |m1 - m2|² and tr S1 + tr S2 - 2 |R1 R2'|_* (nuclear norm): tr (S1^½ S2 S1^½)^½ is the sum of singular values of R1 R2' for any factors with
-    R' R = S, so no matrix square root is needed and singular covariances are exact (Dowson and Landau 1982, eq. 4; Gelbrich 1990).
+    R' R = S, so no matrix square root is needed and singular covariances are exact (Dowson and Landau 1982; Gelbrich 1990).
     Equal arguments give exactly (0, 0); the order of the arguments does not matter to the last bit.
     """
     gap = first.mean - second.mean

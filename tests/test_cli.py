@@ -50,7 +50,7 @@ def test_help_needs_no_numpy() -> None:
     (("embed", "x", "--extractor", "pixels", "--set", "size=big"), 2, "'big' is not valid here: expected whole number"),
     (("distance", "a", "--target", "b", "--method", "otdd", "--method", "frechet", "--set", "label_cost=exact"), 2, "does not name one of the methods"),
     (("distance", "a", "--target", "b", "--json", "c"), 2, "'c' does not end in .json: is it an argument of the command?"),
-    (("correlate", "x.csv", "--alias", "a"), 2, "'a' is not of the form A=B"),
+    (("correlate", "x.csv", "--alias", "a"), 2, "'a' is not of the form a=b"),
 ])
 def test_wrong_usage_gives_one_shape_of_message(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], status: int, message: str,
@@ -210,7 +210,7 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
 
 
 def test_ascii_terminals_get_no_traceback(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "simkit", "embed", "nichts-da-ä"], capture_output=True, check=False,
+    done = subprocess.run([sys.executable, "-m", "simkit", "embed", "nichts-da-ä", "--extractor", "pixels"], capture_output=True, check=False,
                           env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert done.returncode == 3
     assert b"Traceback" not in done.stderr

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from simkit.embedding import Embedding
 from simkit.errors import NotEnoughData, UsageError
-from simkit.estimators import domain_classifier
+from simkit.estimators import domain_classifier, logistic
 from simkit.estimators.base import compare
 from simkit.estimators.checks import check_estimator
 from simkit.estimators.domain_classifier import DomainClassifier, content_order, stratified_folds
@@ -70,6 +70,16 @@ def test_separable_sides_converge_with_a_weak_penalty() -> None:
     assert ((fits.decision(axes.train)[:, 0] > 0) == (side == 1)).all()
 
 
+def test_a_step_that_overshoots_is_shortened() -> None:
+    f, move, side, s = np.zeros((2, 1)), np.array([[20.0], [19.0]]), np.array([1, 0]), np.full((2, 1), 0.5)
+    none = np.zeros((1, 1))
+    slope = np.array([0.5 * (-0.5 * 20 + 0.5 * 19)])
+    length = logistic._step_lengths(f, move, side, s, none, np.zeros((2, 1)), np.array([1.0]), slope)
+    loss = 0.5 * (np.logaddexp(0, -20 * length[0]) + np.logaddexp(0, 19 * length[0]))
+    assert 0 < length[0] < 0.1
+    assert loss < np.log(2)
+
+
 def test_constant_features_become_zero() -> None:
     x = cloud(20, 4).astype(float)
     x[:, 2] = 0.1
@@ -122,6 +132,8 @@ def test_equal_far_and_unequal_sizes() -> None:
     assert (far.value, far.detail["accuracy"], far.detail["pad"]) == (1.0, 1.0, 2.0)
     unequal = compare("domain-classifier", cloud(400), cloud(25, seed=1))
     assert 0.3 < unequal.detail["accuracy"] < 0.7  # not 0.94, the share of the larger side
+    shifted = compare("domain-classifier", cloud(400), cloud(25, seed=1, shift=0.6))
+    assert shifted.detail["accuracy"] > 0.8  # without equal weights the smaller side would hardly ever be chosen
 
 
 def test_symmetric_and_blind_to_order_and_seed() -> None:

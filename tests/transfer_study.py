@@ -57,7 +57,8 @@ def drawn(name: str, n: int = 24, classes: int = 2, *, side: int = 32, channels:
         angle = np.pi * label / classes
         stripes = 128 + 90 * np.sin((x * np.cos(angle) + y * np.sin(angle)) * (0.6 + 0.3 * seed) + rng.uniform(0, 6.28))
         images.append(np.clip(stripes[..., None] + rng.normal(0, noise, (side, side, channels)), 0, 255).astype(np.uint8))
-    return Dataset(name, tuple(f"{name}/{i}" for i in range(n)), ArrayReader(np.stack(images)), labels=labels, classes=tuple(f"stripes{c}" for c in range(classes)), **parts)
+    keys, names = tuple(f"{name}/{i}" for i in range(n)), tuple(f"stripes{c}" for c in range(classes))
+    return Dataset(name, keys, ArrayReader(np.stack(images)), labels=labels, classes=names, **parts)
 
 
 PROTOCOL = Protocol(
@@ -73,22 +74,27 @@ def study(folder: Path, *, progress: Callable[[str], None] | None = None, jobs: 
 
 
 def study_killed_at(folder: Path, moment: int) -> None:
-    """The study in a process that ends itself by SIGKILL at its ``moment``-th event: a step of training, or a write, flush or rename of a file."""
+    """The study in a process that ends itself by SIGKILL at its ``moment``-th event: a step of training, or a write, flush or rename of a file.
+
+    Each step that is taken adds a byte to the file ``steps``; the process that comes through writes the file ``events``.
+    """
     import torch
 
     count = 0
+    steps = (folder / "steps").open("ab", buffering=0)
 
-    def before(call: Callable[..., Any]) -> Callable[..., Any]:
+    def before(call: Callable[..., Any], note: Callable[[bytes], Any] = len) -> Callable[..., Any]:
         def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
+            note(b".")
             return call(*args, **kwargs)
 
         return counted
 
     os.write, os.fsync, os.replace = before(os.write), before(os.fsync), before(os.replace)
-    torch.Tensor.backward = before(torch.Tensor.backward)  # type: ignore[method-assign]
+    torch.Tensor.backward = before(torch.Tensor.backward, steps.write)  # type: ignore[method-assign]
     study(folder)
     (folder / "events").write_text(str(count))

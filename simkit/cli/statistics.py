@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 
 from simkit.cli.output import Output, output_options, width
-from simkit.errors import UsageError
 
 
 @click.command()
@@ -18,7 +19,7 @@ from simkit.errors import UsageError
 @click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1).")
 @click.option("--include-self", is_flag=True, help="Keep pairs of a data set with itself (left out by default); the result shows both.")
 @click.option("--pooled", is_flag=True, help="Also correlate over all pairs of all targets at once (Pearson, as the seed study did).")
-@click.option("--alias", "aliases", multiple=True, metavar="A=B", help="Two names that mean the same data set: their pairs count as self pairs.")
+@click.option("--alias", "alias", multiple=True, metavar="A=B", help="Two names that mean the same data set: their pairs count as self pairs.")
 @click.option("--allow-missing", is_flag=True, help="Leave out rows with empty cells and pairs without a partner, counted (default: an error that lists them).")
 @click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them).")
 @click.option("--permutations", type=click.IntRange(99), default=9999, show_default=True, help="Joint permutations of the source labels.")
@@ -28,22 +29,20 @@ from simkit.errors import UsageError
 @output_options
 def correlate(
     table: str, performance: str | None, methods: tuple[str, ...], distances: tuple[str, ...], similarities: tuple[str, ...], metric: str | None,
-    include_self: bool, pooled: bool, aliases: tuple[str, ...], allow_missing: bool, aggregate: str | None, permutations: int, bootstraps: int, seed: int,
-    out: str | None, json_target: str | None, quiet: bool, no_color: bool,
+    include_self: bool, pooled: bool, alias: tuple[str, ...], allow_missing: bool, aggregate: Literal["mean"] | None, permutations: int,
+    bootstraps: int, seed: int, out: str | None, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Does similarity predict transfer? TABLE is a CSV: long (source, target, method, value, performance) or wide (one column a method).
 
     Works within each target and averages over targets; pairs of a data set with itself are left out unless --include-self.
     """
     from simkit.correlation import correlate as correlate_table
+    from simkit.study import aliases
 
     output = Output(json_target, quiet)
-    for alias in aliases:
-        if alias.count("=") != 1 or not all(part.strip() for part in alias.split("=")):
-            raise UsageError("SK102", "--alias", f"'{alias}' is not of the form A=B", "write --alias name=other")
     result = correlate_table(
         table, performance=performance, methods=list(methods), distances=list(distances), similarities=list(similarities), include_self=include_self,
-        pooled=pooled, alias=tuple(aliases), allow_missing=allow_missing, aggregate=aggregate, metric=metric, permutations=permutations,
+        pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing, aggregate=aggregate, metric=metric, permutations=permutations,
         bootstraps=bootstraps, seed=seed,
     )
     if out:

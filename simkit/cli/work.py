@@ -189,8 +189,9 @@ def finetune(
 
     from simkit.correlation import answer, rank_sources
     from simkit.pipeline import finetune as finetune_study
-    from simkit.report import transfer_text
+    from simkit.report import Content, ranking_text
     from simkit.study import read_study
+    from simkit.tables import ScoreTable
 
     output = Output(json_target, quiet)
     made = read_study(study)
@@ -198,9 +199,11 @@ def finetune(
     if out:
         result.table.to_csv(out)
         output.say(f"wrote {len(result.table)} folds to {out}")
-    ranking = rank_sources(result.table)
-    answers = [answer(target, ranked) for target, ranked in ranking.items()]
-    text = "\n".join([transfer_text(result.table, ranking, width()), "", *answers])
+    ranking = rank_sources(result.table, seed=made.seed)
+    answers = {target: answer(target, ranked) for target, ranked in ranking.items()}
+    sources = tuple(dict.fromkeys(str(r["source"]) for r in result.table.records))
+    content = Content(made.name, (), sources, made.targets, "", ScoreTable(()), transfer=result.table, ranking=ranking, answers=answers)
+    text = f"{ranking_text(content, width())}\n\ntrained {result.made} networks ({result.found} found in the store)"
     failed = [f"{f.source} -> {f.target} {f.replicate}: {f.reason}" for f in result.failures]
     value = {"transfer": list(result.table.records), "answers": answers, "trained": result.made, "found": result.found, "failures": failed}
     output.result(text, value, [f"{r['source']}\t{r['target']}\t{r['replicate']}\t{r['performance']!r}" for r in result.table.records])

@@ -65,7 +65,8 @@ def read(layout: Layout, *, metric: str | None = None, allow_missing: bool = Fal
 
     Raises:
         DataError: text where a number belongs, a performance outside the metric's range, rows with the same key, a performance that
-            differs between rows of one pair and replicate, mixed metrics, an empty source or target.
+            differs between rows of one pair and replicate, different metrics within a target (or, over targets, others than areas under the ROC
+            curve), an empty source or target.
         UsageError: ``metric`` contradicts the table.
     """
     return _Reader(layout, metric, allow_missing, aggregate).reading()
@@ -127,7 +128,10 @@ class _Reader:
     def missing_note(self) -> None:
         if self.missing:
             count = sum(len(lines) for lines in self.missing.values())
-            where = "; ".join(f"column '{column}', {self.raw.unit}s {_shortened(map(str, lines))}" for column, lines in self.missing.items())
+            alike: dict[tuple[int, ...], list[str]] = {}
+            for column, lines in self.missing.items():
+                alike.setdefault(tuple(lines), []).append(f"'{column}'")
+            where = "; ".join(f"{', '.join(columns)} in {self.raw.unit}s {_shortened(map(str, lines))}" for lines, columns in alike.items())
             self.notes.append(f"{self.raw.path}: {count} empty cells left out ({where})")
 
     def at(self, row: int) -> str:
@@ -137,20 +141,28 @@ class _Reader:
         if not self.layout.performance:
             return ""
         column = self.layout.columns.get("performance_metric")
-        first: dict[str, int] = {}
-        for row, cell in enumerate(self.raw.column(column) if column is not None else ()):
-            if cell.strip():
-                first.setdefault(cell.strip(), row)
-        if len(first) > 1 and column is not None:
-            (one, row_one), (two, row_two) = list(first.items())[:2]
-            message = f"the metric is '{two}', and '{one}' in {self.at(row_one)}"
-            fix = "keep the rows of one metric: numbers of different metrics cannot be ranked together"
-            self.problems.add("SK203", self.raw.where(row_two, column), message, fix)
-        said = next(iter(first), None)
-        if said is not None and self.wanted_metric is not None and said != self.wanted_metric:
-            message = f"'{self.wanted_metric}' is asked for, {self.raw.path} holds '{said}'"
+        cells = [cell.strip() for cell in self.raw.column(column)] if column is not None else []
+        said = sorted({cell for cell in cells if cell})
+        if len(said) > 1 and column is not None:
+            self.mixed_metrics(column, cells)
+        if said and self.wanted_metric is not None and said != [self.wanted_metric]:
+            message = f"'{self.wanted_metric}' is asked for, {self.raw.path} holds '{', '.join(said)}'"
             raise UsageError("SK102", "metric", message, "leave the option out, or give the other table")
-        return self.wanted_metric or said or self.layout.performance_label
+        return self.wanted_metric or ", ".join(said) or self.layout.performance_label
+
+    def mixed_metrics(self, column: str, cells: list[str]) -> None:
+        """One metric per target, and one kind over targets: targets of two and of many classes have different areas under the curve."""
+        of_target: dict[str, int] = {}
+        first = next(row for row, cell in enumerate(cells) if cell)
+        for row, cell in enumerate(cells):
+            same_target = of_target.setdefault(self.pairs[row][1], row) if cell else row
+            other = same_target if cells[same_target] != cell else first if _kind(cells[first]) != _kind(cell) else row
+            if cell and other != row:
+                message = f"the metric is '{cell}', and '{cells[other]}' in {self.at(other)}"
+                fix = "keep the rows of one metric: numbers of different metrics cannot be ranked or averaged together"
+                self.problems.add("SK203", self.raw.where(row, column), message, fix)
+                return
+        self.notes.append(f"{self.raw.path}: the metric differs between targets ({', '.join(sorted({cell for cell in cells if cell}))}), not within one")
 
     def duplicates(self) -> None:
         columns = self.layout.columns
@@ -169,7 +181,7 @@ class _Reader:
             self.notes.append(f"{self.raw.path}: {repeated} rows repeat the {', '.join(roles)} of another row: averaged")
 
     def performances(self, metric: str) -> dict[Pair, dict[str, float]]:
-        bounded = BETWEEN_0_AND_1.fullmatch(metric.strip().casefold().replace("_", "-")) is not None
+        bounded = all(BETWEEN_0_AND_1.fullmatch(_canonical(one)) for one in metric.split(", "))
         several = len(self.layout.performance) > 1
         cells: dict[tuple[Pair, str], dict[tuple[str, str], list[tuple[float, int]]]] = {}
         for column in self.layout.performance:
@@ -259,6 +271,16 @@ class _Reader:
                 message = f"source '{self.pairs[row][0]}' has size {value:g}, and {size:g} in {self.raw.unit} {line}"
                 self.problems.add("SK203", self.raw.where(row, column), message, "a source has one size")
         return {source: size for source, (size, _) in out.items()}
+
+
+def _canonical(metric: str) -> str:
+    return metric.strip().casefold().replace("_", "-")
+
+
+def _kind(metric: str) -> str:
+    """The metric, less how it is averaged over classes where it is an area under the ROC curve."""
+    name = _canonical(metric)
+    return "auc" if BETWEEN_0_AND_1.fullmatch(name) and "accuracy" not in name else name
 
 
 def _shortened(names: Iterable[str], most: int = 10) -> str:

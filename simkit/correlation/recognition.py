@@ -74,7 +74,7 @@ def as_raw(table: Readable, *, allow_missing: bool = False, name: str = "DataFra
         return table.raw
     if isinstance(table, (str, os.PathLike)):
         return read_table(table, short_rows="empty" if allow_missing else "error")
-    if type(table).__name__ == "DataFrame":
+    if any(one.__name__ == "DataFrame" and one.__module__.startswith("pandas") for one in type(table).__mro__):
         return RawTable.of_frame(table, name=name)
     raise UsageError("SK102", name, f"a {type(table).__name__} is no table", "give a path, a DataFrame, a ScoreTable or a TransferTable")
 

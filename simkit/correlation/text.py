@@ -21,12 +21,13 @@ def correlation_text(found: Correlation, width: int = 100) -> str:
     lines += _table(HEAD, [_cells(result) for result in found.methods] + [_cells(result, star="*") for result in found.baselines], width)
     lines += [_wrapped("* baseline: " + _baselines(found), width), "", _wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width)]
     lines += _per_target(found, width)
-    for name, within in found.within.items():
-        extra = "" if found.with_self is None or name not in found.with_self.within else f", with self pairs {found.with_self.within[name].r:+.2f}"
-        lines.append(_wrapped(f"within-target r of the raw values, {_plain(name)}: {within.r:+.2f} ({within.n} pairs){extra}", width))
+    if found.within:
+        each = (f"{_plain(name)} {one.r:+.2f} ({one.n} pairs{_with_self(found, name)})" for name, one in found.within.items())
+        lines.append(_wrapped(f"within-target r of the raw values: {', '.join(each)}", width))
     for name, pool in found.pooled.items():
         value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, p = {pool.p_value:.4f}"
-        lines.append(_wrapped(f"pooled r of the raw values, {_plain(name)}: {value} ({pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'})", width))
+        of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
+        lines.append(_wrapped(f"pooled r of the raw values, {_plain(name)}: {value} ({of})", width))
     if found.noise_ceiling:
         lines.append(_wrapped("noise ceiling: " + ", ".join(f"{_plain(target)} {value:.2f}" for target, value in found.noise_ceiling.items()), width))
     lines.append(_wrapped(f"resolution: {found.resolution}", width))
@@ -39,6 +40,12 @@ def correlation_text(found: Correlation, width: int = 100) -> str:
     return "\n".join(lines)
 
 
+def _with_self(found: Correlation, method: str) -> str:
+    if found.with_self is None or method not in found.with_self.within:
+        return ""
+    return f", with self pairs {found.with_self.within[method].r:+.2f}"
+
+
 def correlation_html(found: Correlation) -> str:
     """The main table of a Correlation as an HTML fragment; every name is escaped."""
     rows = [_cells(result) for result in found.methods] + [_cells(result, star="*") for result in found.baselines]
@@ -49,9 +56,10 @@ def correlation_html(found: Correlation) -> str:
 
 
 def _title(found: Correlation) -> str:
+    metric = "" if found.metric == "performance" else f"performance: {_plain(found.metric)}; "
     how = "all orders of the sources" if found.joint_exact else f"{found.permutations} permutations of the sources"
-    return (f"{found.n_pairs} pairs without self pairs, {found.n_sources} sources, {found.n_targets} targets; performance: {_plain(found.metric)}; "
-            f"{how}; {found.bootstraps} bootstraps of sources and targets; seed {found.seed}")
+    return (f"{found.n_pairs} pairs without self pairs, {found.n_sources} sources, {found.n_targets} targets; "
+            f"{metric}{how}; {found.bootstraps} bootstraps of sources and targets; seed {found.seed}")
 
 
 def _cells(result: MethodResult, star: str = "") -> list[str]:
@@ -84,7 +92,7 @@ def _reading(found: Correlation) -> str:
         return f"no method has a defined correlation with {size}."
     if not seen:
         return f"no method is distinguishable from chance with {size}."
-    each = ", ".join(f"{_plain(r.method)} ({'more similar sources transfer better' if (r.mean_spearman or 0.0) > 0 else 'more similar sources transfer WORSE'})" for r in seen)
+    each = ", ".join(f"{_plain(r.method)} (more similar sources transfer {'better' if (r.mean_spearman or 0.0) > 0 else 'WORSE'})" for r in seen)
     return f"distinguishable from chance with {size} (Holm-adjusted p <= 0.05): {each}."
 
 

@@ -33,8 +33,9 @@ class Score:
         converged: whether the solver behind it met its tolerance (True for closed forms).
         detail: the evidence: parts, iterations, errors, sample sizes.
         interval: 95 % interval from the spread over half-samples (delete-half jackknife), or None when it was not asked for.
-        floor: the value between two random halves of the target, mean over repeats, or None. A value that is not above its floor does
-            not distinguish the source from a second sample of the target.
+        floor: the value between two random halves of the target (so at half its size), mean over repeats, or None. Compare it with
+            ``detail["half_sample_mean"]``, the pair at half size: not above the floor means that the source cannot be told from a second
+            sample of the target, and then a flag says so.
         flags: short warnings that go beside the number wherever it is shown.
     """
 
@@ -210,7 +211,8 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Embedding, targ
 
     The standard deviation over R random half-samples, taken without replacement from both sides, estimates the standard error at the
     full size (Shao and Wu 1989, delete-d jackknife with d = n/2); the interval is value +- t(R-1) times it. It does not correct the bias
-    that many distances have at small n. The floor is the mean value between two halves of the target, so at half its size.
+    that many distances have at small n. The floor is the mean value between two halves of the target, so at half its size; a score is
+    called not distinguishable from the target when the mean over the half-samples, which has the same bias, is not above it.
     """
     from scipy.stats import t
 
@@ -229,9 +231,10 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Embedding, targ
     lower = score.value - spread if low is None else max(low, score.value - spread)
     upper = score.value + spread if high is None else min(high, score.value + spread)
     floor = float(np.mean(floors)) if floors else None
-    at_floor = floor is not None and not estimator.higher_is_better and score.value <= floor
+    mean = float(np.mean(values))
+    at_floor = floor is not None and not estimator.higher_is_better and mean <= floor  # both at half size: the bias of small n cancels
     flags = (*score.flags, "not distinguishable from the target") if at_floor and source is not target else score.flags
-    detail = {**score.detail, "half_sample_mean": float(np.mean(values)), "repeats": repeats}
+    detail = {**score.detail, "half_sample_mean": mean, "repeats": repeats}
     return replace(score, interval=(lower, upper), floor=floor, flags=flags, detail=detail)
 
 

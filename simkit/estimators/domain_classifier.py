@@ -79,8 +79,8 @@ class DomainClassifier(FeatureEstimator):
     name = "domain-classifier"
     bounds = (0.0, 1.0)
     unit = "area under the ROC curve (0.5: cannot be told apart)"
-    citation = ("Lopez-Paz and Oquab 2017, Revisiting classifier two-sample tests (arXiv 1610.06545), section 3; "
-                "Ben-David et al. 2007, Analysis of representations for domain adaptation, section 4")
+    citation = ("Lopez-Paz and Oquab 2017, Revisiting classifier two-sample tests (arXiv 1610.06545); "
+                "Ben-David et al. 2007, Analysis of representations for domain adaptation")
 
     report: Literal["auc", "accuracy", "pad"] = option("auc", "the value: area under the ROC curve, accuracy, or proxy A-distance")
     folds: int = option(5, "folds of the cross-validation", minimum=2)

@@ -69,7 +69,7 @@ class Otdd(FeatureEstimator):
     the classes are called; unbounded above, in squared units of the features. Reported unhalved and without a root: twice the number of
     microsoft/otdd, which halves both costs.
 
-    Label costs W: ``gaussian``, between Gaussians with the classes' means and covariances (eq. 8 of the paper; classes may have fewer images
+    Label costs W: ``gaussian``, between Gaussians with the classes' means and covariances (classes may have fewer images
     than features; a class with one image has covariance 0 and is named in a flag); ``exact``, optimal transport between the images of
     the classes; ``means``, squared distance of the class means; ``none``, 0: squared 2-Wasserstein distance of the images alone.
 
@@ -84,7 +84,7 @@ class Otdd(FeatureEstimator):
     name = "otdd"
     needs = ("labels",)
     unit = "squared feature units"
-    citation = "Alvarez-Melis and Fusi 2020, Geometric dataset distances via optimal transport, eq. 5-8 (arXiv 2002.02923)"
+    citation = "Alvarez-Melis and Fusi 2020, Geometric dataset distances via optimal transport (arXiv 2002.02923)"
 
     label_cost: LabelCost = option("gaussian", "distance between two classes: of Gaussians, by exact transport, of means, or none")
     solver: Literal["exact"] = option("exact", "of the transport between images; exact: network simplex")

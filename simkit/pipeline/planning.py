@@ -82,7 +82,7 @@ class Plan:
                  f"store {self.store.root}", f"results {self.study.out}", ""]
         width = max(len(f"{s.stage} {s.item}") for s in self.steps)
         for step in self.steps:
-            cost = "" if step.todo == 0 else "  time known after the first run" if step.seconds is None else f"  about {duration(step.seconds)}"
+            cost = "" if step.todo == 0 else "  time known after the first run" if step.seconds is None else f"  {duration(step.seconds)}"
             state = "all stored" if step.todo == 0 else f"{step.todo:,} to do" + (f", {step.stored:,} stored" if step.stored else "")
             lines.append(f"  {f'{step.stage} {step.item}':<{width}}  {step.total:>7,} {step.unit:<6}  {state}{cost}")
         if self.impossible:
@@ -93,16 +93,17 @@ class Plan:
             lines += [f"  {method}: {reason} ({len(pairs)} pairs)" for (method, reason), pairs in by_reason.items()]
         lines += [f"note: {note}" for note in (self.transfer.notes if self.transfer else ())]
         todo = sum(step.todo for step in self.steps)
-        lines += ["", f"estimate of the work: about {duration(self.seconds)}" if todo else "everything is stored: a run only writes the tables and the page"]
+        unknown = ", and the scores whose time is not known yet" if any(s.todo and s.seconds is None for s in self.steps) else ""
+        lines += ["", f"estimate of the work: {duration(self.seconds)}{unknown}" if todo else "everything is stored: a run only writes the tables and the page"]
         return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:
     """Seconds in words: ``8 s``, ``3 min``, ``2 h 10 min``."""
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
+        return f"about {seconds:.0f} s" if seconds >= 1 else "less than a second"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
@@ -226,6 +227,7 @@ def _score_steps(
         digests = {name: view_digest_of(method, dataset, extractor) for name, dataset in datasets.items()}
         pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
         stored = sum(store.load_json("score", score_key(method, digests, *p, seed=study.seed, repeats=study.repeats)) is not None for p in pairs)
-        steps.append(Step("score", method.name, len(pairs), stored, "pairs", 0.0 if stored == len(pairs) else None))
+        known = stored == len(pairs) or method.view == "card"  # measures of cards take milliseconds
+        steps.append(Step("score", method.name, len(pairs), stored, "pairs", 0.001 * (len(pairs) - stored) if known else None))
     return steps
 

@@ -24,7 +24,7 @@ from simkit.pipeline.progress import Progress
 from simkit.pipeline.stages import Embedded, PairScore, Sessions, cores, embed_dataset, read_card, score_method, view_digest_of
 from simkit.recipe import describe, digest
 from simkit.report.content import Content, MethodInfo, Unavailable
-from simkit.study import Study, read_study, toml_text
+from simkit.study import Study, aliases, read_study, toml_text
 from simkit.tables import ScoreTable, TransferTable, csv_text
 from simkit.transfer import TransferResult, run_units
 
@@ -154,7 +154,7 @@ def score_study(
         for dataset in kept.values():
             embedded.append(embed_dataset(dataset, sessions, store, progress, batch_size=batch_size, workers=workers or cores()))
             progress.say(embedded[-1].line)
-    views = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": cards}
+    views: dict[str, dict[str, Any]] = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": dict(cards)}
     extractor = store.shelf(study.extractor.recipe()).digest
     cannot = {(u.method, u.source, u.target) for u in made.impossible}
     scores: list[PairScore] = []
@@ -213,7 +213,7 @@ def _content(
         answers = {target: answer(target, ranked) for target, ranked in ranking.items()}
         options = study.correlate
         try:
-            correlation = correlate(table, performance=performance, alias=options.alias, permutations=options.permutations,
+            correlation = correlate(table, performance=performance, alias=aliases(options.alias, "correlate.alias"), permutations=options.permutations,
                                     bootstraps=options.bootstraps, seed=study.seed, allow_missing=True)
         except NotEnoughData as error:
             progress.say(f"no correlation: {error.problems[0].message}")

@@ -3,17 +3,19 @@ because they all read these."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from simkit.report.content import Content, MethodInfo
 
+if TYPE_CHECKING:
+    from simkit.correlation import Correlation, RankedSource
+
 __all__ = [
-    "ScoreCell", "TransferCell", "best_methods", "count_gaps", "flags_of", "interval_text", "method_infos", "metric_of", "number", "p_text", "plural",
-    "score_cells", "signed", "transfer_cells",
+    "ScoreCell", "TransferCell", "agreement_notes", "best_methods", "count_gaps", "flags_of", "interval_text", "method_infos", "metric_of", "number",
+    "p_text", "plural", "rankings", "score_cells", "signed", "transfer_cells",
 ]
 
 Interval = tuple[float, float]
@@ -52,7 +54,7 @@ class TransferCell:
         """``#1``; ``#2=`` when not distinguishable from the best; ``baseline``; "" when there is none."""
         if self.baseline:
             return "baseline"
-        return "" if self.rank is None else f"#{self.rank}{'=' if self.tied and self.rank != 1 else ''}"
+        return "" if self.rank is None else f"#{self.rank}{'=' if self.tied else ''}"
 
     @property
     def text(self) -> str:
@@ -156,49 +158,34 @@ def metric_of(content: Content) -> str:
     return name.replace("auc", "AUC").replace("_", " ")
 
 
+def rankings(content: Content) -> dict[str, tuple[RankedSource, ...]]:
+    """Target -> its sources, best first. Pairs that were measured but are not in the content's ranking are ranked here, by the same rule."""
+    found = dict(content.ranking)
+    known = {(target, row.source) for target, rows in found.items() for row in rows}
+    if content.transfer and any((record["target"], record["source"]) not in known for record in content.transfer.records):
+        from simkit.correlation import rank_sources
+
+        for target, rows in rank_sources(content.transfer).items():
+            more = [row for row in rows if (target, row.source) not in known]
+            found[target] = (*found.get(target, ()), *more)
+    return found
+
+
 def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
-    """(target, source) -> cell. Mean and interval are those of the ranking; a pair that it does not hold is averaged here."""
-    measured: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    """(target, source) -> cell, targets in the order of the ranking, sources best first."""
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     for record in content.transfer.records if content.transfer else ():
-        measured.setdefault((record["target"], record["source"]), []).append(record)
-    found = {(target, row.source): row for target, rows in content.ranking.items() for row in rows}
+        if record.get("performance") is None:
+            reasons.setdefault((record["target"], record["source"]), {}).update(dict.fromkeys(flags_of(record)))
     cells = {}
-    for key in dict.fromkeys((*measured, *found)):
-        records = measured.get(key, [])
-        values = [float(r["performance"]) for r in records if r.get("performance") is not None]
-        reasons = tuple(dict.fromkeys(flag for r in records if r.get("performance") is None for flag in flags_of(r)))
-        mean, interval = _mean(values)
-        tied = baseline = False
-        if key in found:
-            row = found[key]
-            mean, interval, tied, baseline = row.mean, row.interval, row.tied, row.baseline
-            reasons = reasons or ((row.undefined,) if row.undefined else ())
-        n = found[key].n if key in found and not records else len(values)
-        cells[key] = TransferCell(key[1], key[0], mean, interval, n, len(records) - len(values), None, bool(tied), bool(baseline), "; ".join(reasons))
-    return {key: _ranked(cell, cells.values()) for key, cell in cells.items()}
-
-
-def _ranked(cell: TransferCell, cells: Iterable[TransferCell]) -> TransferCell:
-    if cell.mean is None or cell.baseline:
-        return cell
-    rivals = [other.mean for other in cells if other.target == cell.target and not other.baseline and other.mean is not None]
-    return replace(cell, rank=1 + sum(mean > cell.mean for mean in rivals))
-
-
-def _mean(values: list[float]) -> tuple[float | None, Interval | None]:
-    """Mean and 95 % t interval over replicates (indicative: folds share training images)."""
-    if not values:
-        return None, None
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, None
-    from scipy.stats import t
-
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
-    low, high = (0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else (-math.inf, math.inf)  # every usual metric is a share
-    return mean, (max(low, mean - half), min(high, mean + half))
+    for target, rows in rankings(content).items():
+        means = [row.mean for row in rows if row.mean is not None and not row.baseline]
+        for row in rows:
+            ranked = row.mean is not None and not row.baseline
+            rank = 1 + sum(mean > (row.mean or 0.0) + 1e-12 for mean in means) if ranked else None
+            cells[target, row.source] = TransferCell(row.source, target, row.mean, row.interval, row.n, row.undefined, rank, row.tied, row.baseline,
+                                                     "; ".join(reasons.get((target, row.source), ())))
+    return cells
 
 
 def best_methods(content: Content, count: int) -> tuple[str, ...]:
@@ -207,6 +194,21 @@ def best_methods(content: Content, count: int) -> tuple[str, ...]:
         return tuple(info.name for info in method_infos(content) if info.kind != "prior")[:count]
     defined = [result for result in content.correlation.methods if result.mean_spearman is not None]
     return tuple(result.method for result in sorted(defined, key=lambda result: -(result.mean_spearman or 0.0))[:count])
+
+
+def agreement_notes(found: Correlation) -> list[str]:
+    """What stands under the table of agreement: the noise ceiling, within-target and pooled correlations, and how the numbers came about."""
+    lines = []
+    if found.noise_ceiling:
+        ceilings = ", ".join(f"{target} {value:.2f}" for target, value in found.noise_ceiling.items())
+        lines.append(f"Noise ceiling (rank correlation of one replicate of the performance with the others): {ceilings}.")
+    for method, within in found.within.items():
+        lines.append(f"{method}: within-target r of the value as it is defined {signed(within.r)} ({plural(within.n, 'pair')}).")
+    for method, pooled in found.pooled.items():
+        what = "with" if pooled.includes_self else "without"
+        lines.append(f"{method}: pooled r {signed(pooled.pearson)}, p {p_text(pooled.p_value) or 'undefined'} ({plural(pooled.n, 'pair')} {what} self pairs): "
+                     "differences between targets go into it.")
+    return [*lines, *found.notes]
 
 
 def count_gaps(content: Content) -> list[str]:

@@ -67,8 +67,8 @@ class Content:
         methods: what the measures are; a measure of ``scores`` that is missing here is described by its rows.
         unavailable: scores and transfers that could not be computed.
         transfer: performance per pair and replicate, or None when no transfer was measured.
-        ranking: per target, the sources in order of measured performance (:func:`simkit.correlation.ranking`).
-        answers: per target, one sentence: which source, and how sure that is.
+        ranking: per target, the sources in order of measured performance (:func:`simkit.correlation.rank_sources`).
+        answers: per target, one sentence: which source, and how sure that is (:func:`simkit.correlation.answer`).
         correlation: whether similarity predicts transfer, or None when that was not asked.
         skipped: images that were left out.
         provenance: versions, seed, study text, recipes, hardware: what it takes to do it again.

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simkit.files import json_text, write_text
-from simkit.report.cells import count_gaps, metric_of
+from simkit.report.cells import agreement_notes, count_gaps, plural
 from simkit.report.content import Content
-from simkit.report.figures import FAINT, INK, PAPER, NamedFigure, figures, svg_text
+from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, svg_text
+from simkit.report.figures import figures
 from simkit.report.layout import visible
 from simkit.report.page_tables import PageTable, page_tables, ranking_table
 
@@ -143,8 +144,10 @@ def build_page(content: Content) -> str:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     return environment.get_template("page.html.j2").render(
-        content=content, metric=metric_of(content), gaps=count_gaps(content), tables=tables, figures=drawn,
+        content=content, plural=plural, gaps=count_gaps(content), tables=tables,
+        notes=agreement_notes(content.correlation) if content.correlation else [],
         rankings=[(target, ranking_table(content, i, target)) for i, target in enumerate(content.targets, 1)],
+        transfers=[item for name, item in drawn.items() if name.startswith("transfer")], forest=drawn["forest"],
         measures=[item for name, item in drawn.items() if name.startswith("measures-")],
         scatters=[item for name, item in drawn.items() if name.startswith("scatter-")],
         cards=[_card(card, tuple(content.thumbnails.get(card.name, ()))) for card in content.cards],

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simkit.report.cells import flags_of, interval_text, method_infos, metric_of, number, p_text, score_cells, signed, transfer_cells
+from simkit.report.cells import flags_of, interval_text, method_infos, metric_of, number, p_text, rankings, score_cells, signed, transfer_cells
 from simkit.report.content import Content
 from simkit.report.text import colour_text, remark
 from simkit.tables import csv_text
 
 __all__ = ["PageCell", "PageTable", "page_tables"]
+
+INTERVALS = "95 % intervals allow for the training images that folds share (Nadeau and Bengio 2003)"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _ends(interval: tuple[float, float] | None) -> tuple[float | None, float | N
 def ranking_table(content: Content, number_of: int, target: str) -> PageTable | None:
     """The sources of one target in order of measured performance; None when nothing is ranked."""
     cells, metric, rows, raw = transfer_cells(content), metric_of(content), [], []
-    for row in content.ranking.get(target, ()):
+    for row in rankings(content).get(target, ()):
         cell = cells[target, row.source]
         rank = PageCell("" if cell.rank is None else str(cell.rank), cell.rank)
         rows.append([rank, _text(row.source), _number(cell.mean, 3), _text(interval_text(cell.interval, 3)), _number(cell.n), _number(row.gap_to_best, 3),
@@ -83,7 +85,7 @@ def ranking_table(content: Content, number_of: int, target: str) -> PageTable | 
                ("95 % of the gap", False), ("P(best)", True), ("remark", False)]
     head = ["target", "rank", "source", "mean", "lower", "upper", "n", "gap_to_best", "gap_lower", "gap_upper", "probability_best", "tied", "baseline",
             "remark"]
-    return _table(f"ranking-{number_of}", f"Sources for {target}, in order of mean {metric} (n replicates)", columns, rows, csv_text(head, raw))
+    return _table(f"ranking-{number_of}", f"Sources for {target}, in order of mean {metric} over n replicates; {INTERVALS}", columns, rows, csv_text(head, raw))
 
 
 def cards_table(content: Content) -> PageTable:
@@ -113,7 +115,7 @@ def transfer_table(content: Content) -> PageTable | None:
              PageCell(c.rank_text, c.rank), _text(remark(c))] for c in cells.values()]
     csv = content.transfer.to_csv() if content.transfer else csv_text(
         ["source", "target", "mean", "lower", "upper", "n"], [[c.source, c.target, c.mean, *_ends(c.interval), c.n] for c in cells.values()])
-    return _table("transfer", f"Measured transfer (n replicates; mean {metric} and its 95 % interval)", columns, rows, csv)
+    return _table("transfer", f"Measured transfer: mean {metric} over n replicates; {INTERVALS}", columns, rows, csv)
 
 
 def scores_table(content: Content) -> PageTable:

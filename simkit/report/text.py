@@ -15,6 +15,7 @@ from simkit.report.cells import (
     number,
     p_text,
     plural,
+    rankings,
     score_cells,
     signed,
     transfer_cells,
@@ -159,21 +160,22 @@ def ranking_text(content: Content, width: int = 80) -> str:
         content: of the report.
         width: of the terminal; below 40 it is taken as 40.
     """
-    cells, metric, parts = transfer_cells(content), metric_of(content), []
+    cells, ranking, metric, parts = transfer_cells(content), rankings(content), metric_of(content), []
     columns = [Column("#", True), Column("source"), Column(f"mean {metric} [95 %]", True), Column("n", True), Column("gap to best [95 %]", True),
                Column("P best", True)]
     for target in content.targets:
         rows, notes = [], []
-        for row in content.ranking.get(target, ()):
+        for row in ranking.get(target, ()):
             cell = cells[target, row.source]
             gap = "" if row.gap_to_best is None else f"{row.gap_to_best:.3f} {interval_text(row.gap_interval, 3)}".rstrip()
             best = "" if row.probability_best is None else f"{row.probability_best:.2f}"
             value = "undefined" if cell.mean is None else cell.text
             name = f"{row.source} (baseline)" if cell.baseline else row.source
-            rows.append(["-" if cell.rank is None else cell.rank_text.removeprefix("#"), name, value, str(cell.n), gap, best])
-            if cell.reason:
-                notes.append(f"{row.source}: {plural(cell.undefined, 'replicate')} undefined: {cell.reason}")
-        if any(cell.tied and cell.rank != 1 for key, cell in cells.items() if key[0] == target):
+            rank = "-" if cell.rank is None else str(cell.rank)
+            rows.append([f"{rank}=" if cell.tied else rank, name, value, str(cell.n), gap, best])
+            if cell.undefined:
+                notes.append(f"{row.source}: {plural(cell.undefined, 'replicate')} undefined" + (f": {cell.reason}" if cell.reason else ""))
+        if any(cell.tied for key, cell in cells.items() if key[0] == target):
             notes.insert(0, "= not distinguishable from the best")
         text = table(columns, rows, width) if rows else paragraph("No transfer to this target was measured, so nothing is ranked.", width)
         lines = [paragraph(note, width, indent="    ", first="  ") for note in notes]
@@ -186,7 +188,7 @@ def remark(cell: TransferCell) -> str:
     words = []
     if cell.baseline:
         words.append("baseline")
-    if cell.tied and cell.rank != 1:
+    if cell.tied:
         words.append("not distinguishable from the best")
     if cell.mean is None:
         words.append(f"undefined: {cell.reason}" if cell.reason else "undefined")
@@ -207,7 +209,7 @@ def summary_text(content: Content, width: int = 80) -> str:
         content: of the report.
         width: of the terminal; below 40 it is taken as 40.
     """
-    answers = [paragraph(f"{target}: {content.answers.get(target) or 'no answer.'}", width, indent="    ", first="  ") for target in content.targets]
+    answers = [paragraph(_named(target, content.answers.get(target) or "no answer."), width, indent="    ", first="  ") for target in content.targets]
     gaps = count_gaps(content) or ["Nothing was left out, and everything asked for was computed."]
     return "\n\n".join([
         "\n".join([paragraph(f"Study {content.study}: {plural(len(content.sources), 'source')}, {plural(len(content.targets), 'target')}", width), *answers]),
@@ -215,6 +217,10 @@ def summary_text(content: Content, width: int = 80) -> str:
         agreement_text(content, width),
         "\n".join(["Gaps", *(paragraph(line, width, indent="    ", first="  ") for line in gaps)]),
     ])
+
+
+def _named(target: str, answer: str) -> str:
+    return answer if answer.startswith(f"{target}:") else f"{target}: {answer}"
 
 
 def _transfer_text(content: Content, width: int) -> str:

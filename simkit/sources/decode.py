@@ -242,12 +242,15 @@ def _reduced(image: Image.Image, bits: int, rules: Decoding, where: str) -> np.n
         span = "" if values is None else f" (values from {values.min()} to {values.max()})"
         fix = 'declare intensity = "full-range" if the whole range is used, or "12-bit" for values up to 4095'
         raise DataError("SK207", where, f"has {bits} bits per sample{span}: how they become 8 bit is not declared", fix)
-    if values is None and rules.intensity == "full-range":
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    planes = tags.get(284) == 2  # Pillow 13 reads such files wrongly when they are not compressed
+    if values is None and rules.intensity == "full-range" and not planes:
         return _colours(image, rules, where)
-    minimum_is_white = image.format == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]
+    minimum_is_white = tags.get(262) == 0
     if values is None or "transparency" in image.info or minimum_is_white:
-        special = "colour" if values is None else "a transparent grey level" if not minimum_is_white else "white at the value 0"
-        fix = "convert the data set to 16-bit grey PNG" if values is not None else 'declare intensity = "full-range", or convert the data set to 8 bit'
+        colour = "colour in planes" if planes else "colour"
+        special = "white at the value 0" if minimum_is_white else "a transparent grey level" if values is not None else colour
+        fix = "convert the data set to 16-bit grey PNG" if values is not None else "convert the data set to 8 bit by one rule"
         raise DataError("SK207", where, f"has {bits} bits per sample with {special}, which intensity = {rules.intensity!r} does not cover", fix)
     # Pillow scales PGM files of any depth to 16 bit itself; other files hold their values as they are
     full = 4095 if rules.intensity == "12-bit" else 65535 if image.format == "PPM" else 2**bits - 1

@@ -188,6 +188,8 @@ def _faces(size: int) -> list[_Patch]:
 
 def _decided(amount: np.ndarray, middle: float) -> np.ndarray:
     """1 for the upper, 0 for the lower part of the amounts, -1 for the share ``middle`` around the median."""
+    if not len(amount):
+        return np.empty(0, dtype=int)
     low, high = np.quantile(amount, [0.5 - middle / 2, 0.5 + middle / 2])
     return np.where(amount > high, 1, np.where(amount <= low, 0, -1))
 
@@ -218,8 +220,6 @@ def _retina(size: int) -> list[_Patch]:
     half = np.round(red).astype(np.uint8)[..., None]
     inside = [(r, c) for r, c, patch in _cut(fundus, 2 * size) if patch.all()]
     amounts = {(r, c): patch.mean() for r, c, patch in _cut(vessels, 2 * size)}
-    if not inside:
-        return []
     decided = dict(zip(inside, _decided(np.array([amounts[place] for place in inside]), 0.1), strict=True))
     return [
         _Patch(f"retina/{r}-{c}", image, ("few vessels", "many vessels")[decided[r, c]], f"retina/{r // BLOCK}-{c // BLOCK}")
@@ -229,7 +229,7 @@ def _retina(size: int) -> list[_Patch]:
 
 def _answers(*values: str) -> Mapping[str, str]:
     keys = ("domain", "modality", "anatomy", "foreground", "objects", "orientation", "colour", "diversity", "task", "content")
-    return MappingProxyType({key: value for key, value in zip(keys, values, strict=True) if value})
+    return MappingProxyType(dict(zip(keys, values, strict=True)))
 
 
 _TEXTURES = {"brick": "brick.png", "grass": "grass.png", "gravel": "gravel.png"}
@@ -243,15 +243,15 @@ _PHOTOGRAPHS = {
 SETS: dict[str, SampleSet] = {
     "digits": SampleSet(
         _digits, 8, tuple("0123456789"), ("digits", "handwriting", "natural"),
-        _answers("natural", "scan", "", "yes", "one", "yes", "grey", "not diverse", "multi-class", "objects"), fixed=True,
+        _answers("natural", "scan", "does not apply", "yes", "one", "yes", "grey", "not diverse", "multi-class", "objects"), fixed=True,
     ),
     "documents": SampleSet(
         _by_picture(_DOCUMENTS), 24, tuple(_DOCUMENTS), ("handwriting", "natural", "print", "text"),
-        _answers("natural", "photograph", "", "yes", "multiple", "yes", "grey", "not diverse", "binary", "objects"),
+        _answers("natural", "photograph", "does not apply", "yes", "multiple", "yes", "grey", "not diverse", "binary", "objects"),
     ),
     "faces": SampleSet(
         _faces, 25, ("face", "no face"), ("faces", "natural", "people"),
-        _answers("natural", "photograph", "", "yes", "one", "yes", "grey", "diverse", "binary", "objects"), fixed=True,
+        _answers("natural", "photograph", "does not apply", "yes", "one", "yes", "grey", "diverse", "binary", "objects"), fixed=True,
     ),
     "histology": SampleSet(
         _histology, 24, ("high DAB", "low DAB"), ("colon", "histology", "medical", "microscopy", "tissue"),
@@ -259,7 +259,7 @@ SETS: dict[str, SampleSet] = {
     ),
     "photographs": SampleSet(
         _by_picture(_PHOTOGRAPHS), 48, tuple(_PHOTOGRAPHS), ("natural", "objects", "photographs", "scenes"),
-        _answers("natural", "photograph", "", "no", "multiple", "yes", "rich", "diverse", "multi-class", "both"),
+        _answers("natural", "photograph", "does not apply", "no", "multiple", "yes", "rich", "diverse", "multi-class", "both"),
     ),
     "retina": SampleSet(
         _retina, 24, ("few vessels", "many vessels"), ("eye", "fundus", "medical", "retina", "vessels"),
@@ -267,11 +267,11 @@ SETS: dict[str, SampleSet] = {
     ),
     "sky": SampleSet(
         _by_picture(_SKY), 32, tuple(_SKY), ("astronomy", "moon", "natural", "sky"),
-        _answers("natural", "telescope", "", "no", "multiple", "no", "same tone", "not diverse", "binary", "both"),
+        _answers("natural", "telescope", "does not apply", "no", "multiple", "no", "same tone", "not diverse", "binary", "both"),
     ),
     "textures": SampleSet(
         _by_picture(_TEXTURES), 32, tuple(_TEXTURES), ("materials", "natural", "textures"),
-        _answers("natural", "photograph", "", "no", "multiple", "no", "grey", "not diverse", "multi-class", "textures"),
+        _answers("natural", "photograph", "does not apply", "no", "multiple", "no", "grey", "not diverse", "multi-class", "textures"),
     ),
 }
 """The sets by name."""

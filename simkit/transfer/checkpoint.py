@@ -39,7 +39,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note, sort_keys=True)
-    write_bytes(path, save(plain, {"note": text, "sha256": _checksum(plain, text)}))
+    header = json.dumps({"note": text, "sha256": _checksum(plain, text)})
+    write_bytes(path, save(plain, {"simkit": header}))  # one key: safetensors writes several in an order that changes from run to run
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -63,7 +64,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         tensors = load(data)
         (length,) = struct.unpack("<Q", data[:8])
-        header = json.loads(data[8 : 8 + length])["__metadata__"]
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["simkit"])
         note, expected = header["note"], header["sha256"]
     except (SafetensorError, ValueError, KeyError, struct.error) as error:
         raise IntegrityError("SK401", str(path), f"is damaged or foreign ({type(error).__name__}: {error})", fix) from error

@@ -1,0 +1,210 @@
+"""Which source to take: sources in order of measured transfer, with what cannot be told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simkit.correlation.joining import SCRATCH
+from simkit.errors import DataError, Problems
+from simkit.recipe import rng_for
+from simkit.tables import TransferTable
+
+__all__ = ["RankedSource", "answer", "rank_sources"]
+
+BOOTSTRAPS = 2000
+"""Resamples behind the probability of being best."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RankedSource:
+    """One source of a target, as its transfers were measured.
+
+    The training sets of folds overlap, so folds are not independent and the plain variance of their mean is too small. All intervals use
+    the corrected variance s^2 (1/J + n_test/n_train) of Nadeau and Bengio (2003) with J - 1 degrees of freedom; where the table does
+    not hold n_train and n_test, n_test/n_train is 1/(J - 1), as in J-fold cross-validation.
+
+    Attributes:
+        source: its name.
+        target: the target.
+        metric: of the performance.
+        mean: mean performance over defined replicates; None when none is defined.
+        interval: 95 % interval of the mean; None for fewer than 2 replicates. It is not cut to the range of the metric.
+        n: defined replicates.
+        undefined: replicates without a performance.
+        probability_best: the share of bootstrap samples of the replicates (paired: all sources on the same replicates) in which this
+            source has the highest mean, ties shared; the spread of the samples is widened to the corrected variance. None when fewer than
+            2 replicates are common to all sources.
+        gap_to_best: mean of the best source less this mean, over their common replicates; negative only for a baseline that does better.
+            None without a common replicate.
+        gap_interval: its 95 % interval from paired differences; None for fewer than 2 common replicates, and for the best itself. The best
+            was picked by the same data and comparisons are not adjusted for their number: read the intervals as descriptive.
+        tied: not distinguishable from the best: the interval of the gap holds 0, or there is none.
+        best: whether it is the source with the highest mean that is no baseline.
+        baseline: "scratch" (no pretraining) or the target itself: ranked, but no source to recommend.
+    """
+
+    source: str
+    target: str
+    metric: str
+    mean: float | None
+    interval: tuple[float, float] | None
+    n: int
+    undefined: int
+    probability_best: float | None
+    gap_to_best: float | None
+    gap_interval: tuple[float, float] | None
+    tied: bool
+    best: bool
+    baseline: bool
+
+
+def rank_sources(transfer: TransferTable, *, seed: int = 0) -> dict[str, tuple[RankedSource, ...]]:
+    """The sources of every target, best mean performance first; undefined ones last.
+
+    Higher performance is taken to be better.
+
+    Args:
+        transfer: performances, one row a source, target and replicate. Replicates of the same name are paired over sources.
+        seed: of the bootstrap.
+
+    Returns:
+        Target -> its sources in order.
+
+    Raises:
+        DataError: an empty table, or several metrics for one target.
+    """
+    if len(transfer) == 0:
+        raise DataError("SK202", "TransferTable", "the table is empty (0 rows)", "give at least one transfer")
+    by_target: dict[str, list[Mapping[str, Any]]] = {}
+    for record in transfer.records:
+        by_target.setdefault(str(record["target"]), []).append(record)
+    problems = Problems()
+    for target, records in by_target.items():
+        metrics = sorted({str(record["metric"]) for record in records})
+        if len(metrics) > 1:
+            problems.add("SK203", target, f"transfers to it are measured by {' and '.join(metrics)}", "rank the sources by one metric")
+    problems.raise_if_any(DataError)
+    return {target: _ranked(target, by_target[target], seed) for target in sorted(by_target)}
+
+
+def _ranked(target: str, records: Sequence[Mapping[str, Any]], seed: int) -> tuple[RankedSource, ...]:
+    sources = sorted({str(record["source"]) for record in records})
+    replicates = sorted({str(record["replicate"]) for record in records})
+    values = np.full((len(sources), len(replicates)), np.nan)
+    rows = np.zeros(len(sources), dtype=int)
+    for record in records:
+        s, r = sources.index(str(record["source"])), replicates.index(str(record["replicate"]))
+        rows[s] += 1
+        if record.get("performance") is not None:
+            values[s, r] = float(record["performance"])
+    ratio = _test_to_train(records)
+    means = [float(one[np.isfinite(one)].mean()) if np.isfinite(one).any() else None for one in values]
+    baseline = [source in (SCRATCH, target) for source in sources]
+    candidates = [s for s, mean in enumerate(means) if mean is not None and not baseline[s]] or [s for s, mean in enumerate(means) if mean is not None]
+    best = max(candidates, key=lambda s: (means[s], -s)) if candidates else None
+    probabilities = _probabilities(values, ratio, rng_for("rank", seed, target))
+    out = []
+    for s, source in enumerate(sources):
+        n = int(np.isfinite(values[s]).sum())
+        interval = _interval(values[s][np.isfinite(values[s])], ratio)
+        row = RankedSource(source, target, str(records[0]["metric"]), means[s], interval, n, int(rows[s]) - n, probabilities[s], None, None, False,
+                           s == best and not baseline[s], baseline[s])
+        out.append(row if best is None or means[s] is None else _with_gap(row, values[best], values[s], ratio, is_best=s == best))
+    return tuple(sorted(out, key=lambda one: (one.mean is None, -(one.mean or 0.0), one.source)))
+
+
+def _with_gap(row: RankedSource, best: Floats, values: Floats, ratio: float | None, *, is_best: bool) -> RankedSource:
+    if is_best:
+        return replace(row, gap_to_best=0.0)
+    gaps = (best - values)[np.isfinite(best) & np.isfinite(values)]
+    if len(gaps) == 0:
+        return replace(row, tied=True)
+    interval = _interval(gaps, ratio)
+    tied = interval is None or interval[0] <= 0 <= interval[1]
+    return replace(row, gap_to_best=float(gaps.mean()), gap_interval=interval, tied=tied)
+
+
+def _test_to_train(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """n_test / n_train of the replicates, where the table holds both."""
+    ratios = [record["n_test"] / record["n_train"] for record in records if record.get("n_train") and record.get("n_test")]
+    return math.fsum(ratios) / len(ratios) if ratios else None
+
+
+def _corrected(n: int, ratio: float | None) -> float:
+    """The factor of s^2 in the variance of the mean of n replicates (Nadeau and Bengio 2003)."""
+    return 1 / n + (ratio if ratio is not None else 1 / (n - 1))
+
+
+def _interval(values: Floats, ratio: float | None) -> tuple[float, float] | None:
+    """95 % t interval of the mean with the corrected variance; None for fewer than 2 values."""
+    from scipy.stats import t
+
+    n = len(values)
+    if n < 2:
+        return None
+    half = float(t.ppf(0.975, n - 1)) * math.sqrt(_corrected(n, ratio) * float(values.var(ddof=1)))
+    mean = float(values.mean())
+    return mean - half, mean + half
+
+
+def _probabilities(values: Floats, ratio: float | None, rng: np.random.Generator) -> list[float | None]:
+    """Per source, the share of paired bootstrap samples in which its mean is highest; sources without any performance have none."""
+    defined: NDArray[np.bool_] = np.asarray(np.any(np.isfinite(values), axis=1))
+    common = values[defined][:, np.isfinite(values[defined]).all(0)]
+    n = common.shape[1]
+    if len(common) == 0 or n < 2:
+        return [None] * len(values)
+    means = common.mean(1)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS) / n
+    widening = math.sqrt(_corrected(n, ratio) * n * n / (n - 1))  # the bootstrap variance of a mean is s^2 (n - 1) / n^2
+    sampled: Floats = np.asarray(means + widening * (weights @ common.T - means), dtype=np.float64)
+    peak = np.max(sampled, axis=1, keepdims=True) - 1e-12
+    highest = np.asarray(np.greater_equal(sampled, peak), dtype=np.float64)
+    shares = np.mean(highest / np.sum(highest, axis=1, keepdims=True), axis=0)
+    place = np.cumsum(defined) - 1
+    return [float(shares[place[s]]) if defined[s] else None for s in range(len(values))]
+
+
+def answer(target: str, ranked: Sequence[RankedSource]) -> str:
+    """One sentence: which source to take for a target, how good it was, and what cannot be told apart from it."""
+    best = next((row for row in ranked if row.best), None)
+    if best is None or best.mean is None:
+        return f"{target}: no source has a measured transfer."
+    spread = "no interval from one replicate" if best.interval is None else f"95 % interval {best.interval[0]:.3f} to {best.interval[1]:.3f}"
+    text = f"{target}: take {best.source} (mean {best.metric} {best.mean:.3f} over {best.n} replicate{'s' if best.n != 1 else ''}, {spread})"
+    others = [row for row in ranked if not row.baseline and not row.best and row.mean is not None]
+    tied = [row.source for row in others if row.tied]
+    if not others:
+        text += "; it is the only source that was tried"
+    elif tied:
+        clear = len(others) - len(tied)
+        text += f"; {', '.join(tied)} {'are' if len(tied) > 1 else 'is'} not distinguishable from it"
+        text += f", the other {clear} {'are' if clear > 1 else 'is'} worse" if clear else ""
+    else:
+        text += f"; the other {len(others)} source{'s are' if len(others) > 1 else ' is'} worse" if len(others) > 1 else f"; {others[0].source} is worse"
+    return text + _beside(ranked) + _gone(ranked) + "."
+
+
+def _beside(ranked: Sequence[RankedSource]) -> str:
+    """How the baselines compare with the recommended source."""
+    out = ""
+    for row in ranked:
+        if not row.baseline or row.gap_to_best is None:
+            continue
+        name = "training from scratch" if row.source == SCRATCH else "pretraining on the target itself"
+        verdict = "not distinguishable from it" if row.tied else "better" if row.gap_to_best < 0 else "worse"
+        out += f"; {name} is {verdict} (mean {row.mean:.3f})"
+    return out
+
+
+def _gone(ranked: Sequence[RankedSource]) -> str:
+    lost = sum(row.undefined for row in ranked)
+    return f"; {lost} replicate{'s are' if lost > 1 else ' is'} undefined and left out" if lost else ""

@@ -1,0 +1,145 @@
+"""Which source to take, and what cannot be told apart from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from simkit.correlation import RankedSource, answer, rank_sources, read_transfer
+from simkit.errors import DataError
+from simkit.tables import TransferTable
+
+
+def transfers(values: Mapping[str, Sequence[float | None]], *, target: str = "t", metric: str = "auc", **more: Any) -> TransferTable:
+    return TransferTable(tuple({"source": source, "target": target, "replicate": fold, "performance": value, "metric": metric, **more}
+                               for source, folds in values.items() for fold, value in enumerate(folds)))
+
+
+def ranked(values: Mapping[str, Sequence[float | None]], **more: Any) -> dict[str, RankedSource]:
+    return {row.source: row for row in rank_sources(transfers(values, **more))["t"]}
+
+
+FOLDS = {"a": [0.90, 0.92, 0.88, 0.91, 0.89], "b": [0.89, 0.92, 0.89, 0.90, 0.88], "c": [0.70, 0.72, 0.69, 0.71, 0.70]}
+
+
+def test_sources_are_in_order_of_their_means() -> None:
+    rows = rank_sources(transfers(FOLDS))["t"]
+    assert [row.source for row in rows] == ["a", "b", "c"]
+    assert [row.mean for row in rows] == pytest.approx([0.90, 0.896, 0.704])
+    assert [row.best for row in rows] == [True, False, False]
+    assert [row.tied for row in rows] == [False, True, False]
+    assert {row.n for row in rows} == {5}
+
+
+def test_intervals_have_the_variance_of_nadeau_and_bengio() -> None:
+    rows = ranked(FOLDS)
+    half = stats.t.ppf(0.975, 4) * math.sqrt((1 / 5 + 1 / 4) * np.var(FOLDS["a"], ddof=1))
+    assert rows["a"].interval == pytest.approx((0.90 - half, 0.90 + half))
+    gaps = np.subtract(FOLDS["a"], FOLDS["b"])
+    half = stats.t.ppf(0.975, 4) * math.sqrt((1 / 5 + 1 / 4) * np.var(gaps, ddof=1))
+    assert rows["b"].gap_to_best == pytest.approx(gaps.mean())
+    assert rows["b"].gap_interval == pytest.approx((gaps.mean() - half, gaps.mean() + half))
+    assert (rows["a"].gap_to_best, rows["a"].gap_interval) == (0.0, None)
+    sized = ranked(FOLDS, n_train=900, n_test=100)["a"]
+    half = stats.t.ppf(0.975, 4) * math.sqrt((1 / 5 + 1 / 9) * np.var(FOLDS["a"], ddof=1))
+    assert sized.interval == pytest.approx((0.90 - half, 0.90 + half))
+
+
+def test_folds_are_paired() -> None:
+    """Two sources that move together over hard and easy folds are told apart, though their own intervals overlap."""
+    hard = np.array([0.6, 0.7, 0.8, 0.9, 0.65])
+    rows = ranked({"a": list(hard + 0.02), "b": list(hard + 0.001 * np.array([1, -1, 0, 1, -1]))})
+    assert rows["a"].interval is not None
+    assert rows["b"].interval is not None
+    assert rows["a"].interval[0] < rows["b"].interval[1]
+    assert not rows["b"].tied
+    assert rows["a"].probability_best == 1.0
+
+
+def test_probability_of_being_best_has_the_corrected_spread() -> None:
+    """For many replicates the bootstrap of a paired difference is normal with the corrected variance."""
+    rng = np.random.default_rng(0)
+    gap = rng.normal(size=400)
+    gap = 0.3 * (gap - gap.mean()) / gap.std(ddof=1) + 0.01
+    rows = ranked({"a": list(0.5 + gap), "b": [0.5] * 400}, n_train=100, n_test=1)
+    expected = stats.norm.cdf(0.01 / math.sqrt(0.09 * (1 / 400 + 1 / 100)))
+    assert rows["a"].probability_best == pytest.approx(expected, abs=0.04)
+    assert (rows["a"].probability_best or 0) + (rows["b"].probability_best or 0) == pytest.approx(1.0)
+
+
+def test_equal_sources_share_the_probability_and_are_tied() -> None:
+    rows = ranked({"a": [0.8, 0.9], "b": [0.8, 0.9]})
+    assert (rows["a"].probability_best, rows["b"].probability_best) == (0.5, 0.5)
+    assert rows["b"].tied
+    assert rows["a"].best
+
+
+def test_undefined_replicates_are_counted_and_left_out() -> None:
+    rows = ranked({**FOLDS, "b": [0.89, None, 0.89, 0.90, 0.88], "d": [None] * 5})
+    assert (rows["b"].n, rows["b"].undefined, rows["b"].mean) == (4, 1, pytest.approx(0.89))
+    assert rows["b"].gap_to_best == pytest.approx(np.mean([0.01, -0.01, 0.01, 0.01]))
+    gone = rank_sources(transfers({**FOLDS, "d": [None] * 5}))["t"][-1]
+    assert (gone.source, gone.mean, gone.interval, gone.n, gone.undefined, gone.probability_best, gone.gap_to_best) == ("d", None, None, 0, 5, None, None)
+    assert "5 replicates are undefined and left out" in answer("t", rank_sources(transfers({**FOLDS, "d": [None] * 5}))["t"])
+
+
+def test_one_replicate_says_nothing_about_chance() -> None:
+    rows = ranked({"a": [0.9], "b": [0.5]})
+    assert (rows["a"].interval, rows["a"].probability_best) == (None, None)
+    assert (rows["b"].gap_to_best, rows["b"].gap_interval, rows["b"].tied) == (pytest.approx(0.4), None, True)
+    assert answer("t", rank_sources(transfers({"a": [0.9], "b": [0.5]}))["t"]) == (
+        "t: take a (mean auc 0.900 over 1 replicate, no interval from one replicate); b is not distinguishable from it.")
+
+
+def test_baselines_are_ranked_and_not_recommended() -> None:
+    values = {**FOLDS, "scratch": [0.95, 0.96, 0.94, 0.95, 0.95], "t": [0.5, 0.51, 0.52, 0.5, 0.49]}
+    rows = rank_sources(transfers(values))["t"]
+    assert [(row.source, row.baseline) for row in rows] == [("scratch", True), ("a", False), ("b", False), ("c", False), ("t", True)]
+    assert [row.best for row in rows] == [False, True, False, False, False]
+    assert rows[0].gap_to_best == pytest.approx(0.90 - 0.95)
+    sentence = answer("t", rows)
+    assert sentence.startswith("t: take a (mean auc 0.900 over 5 replicates, 95 % interval 0.87")
+    assert "; b is not distinguishable from it, the other 1 is worse" in sentence
+    assert "; training from scratch is better (mean 0.950)" in sentence
+    assert "; pretraining on the target itself is worse (mean 0.504)" in sentence
+    assert sentence.count(".") - sentence.count("0.") == 1
+
+
+def test_the_sentence_fits_the_number_of_sources() -> None:
+    assert "; it is the only source that was tried." in answer("t", rank_sources(transfers({"a": FOLDS["a"]}))["t"])
+    assert "; c is worse." in answer("t", rank_sources(transfers({"a": FOLDS["a"], "c": FOLDS["c"]}))["t"])
+    assert "; the other 2 sources are worse." in answer("t", rank_sources(transfers({"a": FOLDS["a"], "c": FOLDS["c"], "d": FOLDS["c"]}))["t"])
+    assert answer("t", rank_sources(transfers({"scratch": FOLDS["a"]}))["t"]) == "t: no source has a measured transfer."
+
+
+def test_order_of_rows_and_other_targets_do_not_matter_and_the_seed_does() -> None:
+    table = transfers(FOLDS)
+    turned = TransferTable(tuple(reversed(table.records)))
+    more = TransferTable((*table.records, *transfers(FOLDS, target="u").records))
+    expected = rank_sources(table, seed=3)["t"]
+    assert rank_sources(turned, seed=3)["t"] == rank_sources(more, seed=3)["t"] == expected
+    assert list(rank_sources(more)) == ["t", "u"]
+    assert rank_sources(table, seed=4)["t"][0].probability_best != expected[0].probability_best
+
+
+def test_mixed_metrics_and_empty_tables_are_refused() -> None:
+    mixed = TransferTable((*transfers({"a": [0.5]}).records, *transfers({"b": [0.5]}, metric="accuracy").records))
+    with pytest.raises(DataError, match=r"error\[SK203\] t: transfers to it are measured by accuracy and auc"):
+        rank_sources(mixed)
+    with pytest.raises(DataError, match=r"the table is empty \(0 rows\)"):
+        rank_sources(TransferTable(()))
+
+
+@pytest.mark.shared
+def test_the_study_recommends_imagenet_everywhere(shared: Path) -> None:
+    found = rank_sources(read_transfer(shared / "reference/cats-scans/auc_folds_means_std.csv", metric="auc", allow_missing=True))
+    assert {target: rows[0].source for target, rows in found.items()} == dict.fromkeys(("chest", "isic", "pcam-middle"), "imagenet")
+    assert [row.source for row in found["isic"] if row.tied] == ["pcam-middle"]
+    assert next(row for row in found["isic"] if row.source == "isic").baseline
+    assert (found["chest"][-1].source, found["chest"][-1].undefined) == ("kimia", 5)

@@ -1,0 +1,298 @@
+"""The whole analysis: published numbers, orientation, invariance, and what is shown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from simkit.correlation import Correlation, correlate
+from simkit.files import json_text
+
+STUDY = {"methods": ["task2vec=distance_*", "expert=expert_distance"], "distances": ["task2vec", "expert"]}
+
+
+def frame(n_sources: int = 7, n_targets: int = 3, *, seed: int = 0, signal: float = 1.0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(n_sources):
+        for j in range(n_targets):
+            far = rng.normal()
+            rows.append({"source": f"s{i}", "target": f"t{j}", "fold_1": 0.7 - 0.05 * signal * far + 0.02 * rng.normal(), "fold_2": 0.7 - 0.05 * signal * far,
+                         "far": far, "noise": rng.normal()})
+    return pd.DataFrame(rows)
+
+
+def run(table: Any, **options: Any) -> Correlation:
+    return correlate(table, **{"permutations": 99, "bootstraps": 50, "distances": ["far"], "similarities": ["noise"], **options})
+
+
+# --- published numbers ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_the_published_pooled_correlations_are_reproduced(shared: Path) -> None:
+    path = shared / "reference/cats-scans/aucs_scores_distances_experts.csv"
+    found = correlate(path, performance="score_*", include_self=True, pooled=True, permutations=99, bootstraps=0, **STUDY)
+    expert, task2vec = found.pooled["expert"], found.pooled["task2vec"]
+    assert (expert.n, expert.includes_self, task2vec.n) == (24, True, 24)
+    assert (round(expert.pearson or 0, 6), round(expert.p_value or 0, 6)) == (0.238080, 0.262590)
+    assert (round(task2vec.pearson or 0, 6), round(task2vec.p_value or 0, 6)) == (-0.108839, 0.612686)
+    assert ((expert.slope or 0) * 6, expert.intercept) == pytest.approx((2.995445, -1.364420), abs=1e-6)  # the study divides the distance by its maximum, 6
+    assert any("3 self pairs left out" in note and "chest, isic, pcam-middle" in note for note in found.notes)
+
+
+@pytest.mark.shared
+def test_the_study_within_targets(shared: Path) -> None:
+    """Values computed independently with pandas and scipy (spearmanr, group means)."""
+    path = shared / "reference/cats-scans/aucs_scores_distances_experts.csv"
+    found = correlate(path, performance="fold_*", include_self=True, pooled=True, **STUDY)
+    assert (found.n_pairs, found.n_sources, found.n_targets) == (21, 9, 3)
+    task2vec, expert = found.methods
+    assert (task2vec.method, expert.method) == ("task2vec", "expert")
+    assert (task2vec.mean_spearman, expert.mean_spearman) == pytest.approx((0.252262, -0.158099), abs=1e-6)
+    assert [one.spearman for one in task2vec.targets] == pytest.approx([-0.108112, 0.288300, 0.576600], abs=1e-6)
+    assert [one.spearman for one in expert.targets] == pytest.approx([-0.776899, 0.418330, -0.115728], abs=1e-6)
+    assert {one.n for one in expert.targets} == {7}
+    assert expert.regret == pytest.approx(0.058770, abs=1e-6)
+    static, random = found.baselines
+    assert (static.mean_spearman, static.regret) == pytest.approx((0.353498, 0.0), abs=1e-6)
+    assert (random.mean_spearman, random.regret) == pytest.approx((0.0, 0.043390), abs=1e-6)
+    assert (task2vec.versus_static, expert.versus_static) == pytest.approx((-0.101235, -0.511597), abs=1e-6)
+    assert [round(value, 2) for value in found.noise_ceiling.values()] == [0.94, 0.77, 0.99]
+    assert found.with_self is not None
+    assert (found.within["task2vec"].r, found.with_self.within["task2vec"].r) == pytest.approx((-0.455999, -0.210023), abs=1e-6)
+    assert found.within["task2vec"].n == 21
+    assert task2vec.p_value == pytest.approx(0.42, abs=0.02)
+    assert expert.p_value == pytest.approx(0.62, abs=0.02)
+    assert any("task2vec" in line and "Simpson" in line for line in found.warnings)
+    assert any("few targets (3)" in line for line in found.warnings)
+    assert "|Spearman| must exceed 0.75" in found.resolution
+    text = found.text()
+    assert "no method is distinguishable from chance with 9 sources and 3 targets" in text
+
+
+@pytest.mark.shared
+def test_a_tie_for_the_first_place_is_not_decided_by_the_order_of_rows(shared: Path) -> None:
+    """Task2Vec gives ImageNet and STL-10 the same distance to PCam: picking either is luck, so the regret is the mean of both."""
+    found = correlate(shared / "reference/cats-scans/aucs_scores_distances_experts.csv", performance="fold_*", permutations=9, bootstraps=0, **STUDY)
+    pcam = found.methods[0].targets[2]
+    assert pcam.chosen_source == "imagenet or stl10"
+    assert pcam.regret == pytest.approx((0.961006434 - 0.903338585) / 2, abs=1e-8)
+
+
+@pytest.mark.shared
+def test_the_two_files_of_the_study_join_and_agree_with_the_joint_one(shared: Path) -> None:
+    folder = shared / "reference/cats-scans"
+    found = correlate(folder / "experts_clean.csv", performance=folder / "auc_folds_means_std.csv", methods=["expert=distance"], distances="expert",
+                      metric="auc", allow_missing=True, permutations=99, bootstraps=50)
+    joint = correlate(folder / "aucs_scores_distances_experts.csv", performance="fold_*", methods=STUDY["methods"][1], distances="expert", permutations=99,
+                      bootstraps=50)
+    assert found.methods[0].mean_spearman == joint.methods[0].mean_spearman
+    assert found.methods[0].p_value == joint.methods[0].p_value
+    assert sum("cut short" in note for note in found.notes) == 1
+    assert any("3 of 24 pairs have no performance" in note for note in found.notes)
+
+
+# --- orientation ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_distance_and_its_negation_give_the_same_report() -> None:
+    table = frame()
+    one = run(table)
+    other = run(table.assign(far=-table["far"]), distances=[], similarities=["far", "noise"])
+    for mine, theirs in zip(one.methods, other.methods, strict=True):
+        for name in ("method", "mean_spearman", "interval", "p_value", "p_holm", "regret", "versus_static", "positive_targets"):
+            assert getattr(mine, name) == getattr(theirs, name), name
+        for a, b in zip(mine.targets, theirs.targets, strict=True):
+            assert replace(a, points=()) == replace(b, points=())
+    assert one.within["far"].r == pytest.approx(-other.within["far"].r)
+
+
+def test_coefficients_are_scipys_of_the_negated_distance() -> None:
+    """weightedtau is not odd: negating its result instead of the distance gives another number."""
+    table = frame(signal=0.3)
+    group = table[table["target"] == "t0"]
+    x, y = -group["far"].to_numpy(), group[["fold_1", "fold_2"]].mean(axis=1).to_numpy()
+    one = next(method for method in run(table).methods if method.method == "far").targets[0]
+    assert one.weighted_tau == pytest.approx(stats.weightedtau(x, y).statistic)
+    assert one.weighted_tau != pytest.approx(-stats.weightedtau(-x, y).statistic)
+    assert one.kendall == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert one.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert one.pearson == pytest.approx(stats.pearsonr(x, y).statistic)
+    best = np.argmax(x)
+    assert one.regret == pytest.approx(y.max() - y[best])
+    assert one.random_regret == pytest.approx(y.max() - y.mean())
+    assert one.relative_at_1 == pytest.approx(y[best] / y.max())
+    assert one.relative_at_3 == pytest.approx(y[np.argsort(-x)[:3]].max() / y.max())
+
+
+# --- invariance -----------------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_order_of_rows_columns_and_replicates_does_not_matter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = frame(5, 2)
+    shuffled = table.sample(frac=1, random_state=rng.integers(2**31))
+    shuffled = shuffled[list(rng.permutation(shuffled.columns))].rename(columns={"fold_1": "fold_2", "fold_2": "fold_1"})
+    assert run(shuffled, bootstraps=20).methods == run(table, bootstraps=20).methods
+    tidy = table.melt(["source", "target", "far", "noise"], ["fold_1", "fold_2"], "replicate", "performance")
+    tidy = tidy.melt(["source", "target", "replicate", "performance"], ["far", "noise"], "method", "value").sample(frac=1, random_state=rng.integers(2**31))
+    assert run(tidy, bootstraps=20).methods == run(table, bootstraps=20).methods
+
+
+def test_the_seed_fixes_the_output_and_moves_it() -> None:
+    table = frame(10, 3, signal=0.2)
+    assert run(table, seed=1).as_dict() == run(table, seed=1).as_dict()
+    assert run(table, seed=1).methods[0].interval != run(table, seed=2).methods[0].interval
+
+
+def test_another_method_moves_no_number_but_the_adjusted_p() -> None:
+    table = frame(10, 3)
+    both = next(one for one in run(table).methods if one.method == "far")
+    alone = run(table, methods="far", similarities=[]).methods[0]
+    assert (both.mean_spearman, both.interval, both.p_value, both.targets) == (alone.mean_spearman, alone.interval, alone.p_value, alone.targets)
+    assert alone.p_holm == alone.p_value
+    assert both.p_holm == pytest.approx(min(1.0, 2 * (both.p_value or 0)))
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_strong_method_is_found_and_exact_where_sources_are_few() -> None:
+    found = run(frame(7, 6))
+    far = found.methods[0]
+    assert found.joint_exact  # 7! = 5040 orders
+    assert far.method == "far"
+    assert far.p_holm is not None
+    assert far.p_holm <= 2 / 5040 + 1e-12
+    assert "distinguishable from chance with 7 sources and 6 targets (Holm-adjusted p <= 0.05): far (more similar sources transfer better)" in found.text(200)
+    wrong = run(frame(7, 6), distances=[], similarities=["far", "noise"])
+    assert "far (more similar sources transfer WORSE)" in wrong.text(200)
+    assert [one.method for one in wrong.methods] == ["noise", "far"]
+
+
+def test_constant_columns_are_undefined_and_named() -> None:
+    table = frame()
+    table.loc[table["target"] == "t1", "noise"] = 0.5
+    found = run(table)
+    noise = next(one for one in found.methods if one.method == "noise")
+    assert noise.targets[1].spearman is None
+    assert noise.targets[1].undefined == "the score is constant (7 sources)"
+    assert noise.mean_spearman == pytest.approx(np.mean([noise.targets[0].spearman, noise.targets[2].spearman]))
+    assert noise.targets[1].regret == pytest.approx(noise.targets[1].random_regret)
+    assert any("noise: undefined in 1 of 3 targets (t1: the score is constant (7 sources))" in line for line in found.warnings)
+    nothing = run(table.assign(noise=1.0))
+    last = nothing.methods[-1]
+    assert (last.method, last.mean_spearman, last.p_value, last.p_holm) == ("noise", None, None, None)
+    assert "t0: the score is constant" in last.undefined
+    assert nothing.methods[0].p_holm == nothing.methods[0].p_value
+    assert "undefined" in nothing.text()
+    flat = run(table.assign(fold_1=0.7, fold_2=0.7))
+    assert flat.methods[0].targets[0].undefined == "the performance is constant (7 sources)"
+    assert "no method has a defined correlation" in flat.text()
+
+
+def test_ties_few_sources_and_few_targets_are_warned_of() -> None:
+    table = frame(4, 2)
+    table["noise"] = (table["noise"] > 0).astype(float) + (table["source"] == "s0") * 2
+    warnings = "\n".join(run(table).warnings)
+    assert "few targets (2)" in warnings
+    assert "2 targets: the static baseline" in warnings
+    assert "fewer than 5 sources in t0 (4), t1 (4)" in warnings
+    assert "noise: more than 20% of the pairs of sources are tied in" in warnings
+    assert "no value reaches 5 %" in run(table).resolution
+
+
+def test_one_target_has_no_static_baseline() -> None:
+    found = run(frame(6, 1))
+    assert [one.method for one in found.baselines] == ["random"]
+    assert found.methods[0].versus_static is None
+
+
+def test_simpsons_paradox_is_named() -> None:
+    table = frame(8, 4)
+    shift = table["target"].str[1].astype(float)
+    table["far"], table["fold_1"], table["fold_2"] = table["far"] + 10 * shift, table["fold_1"] + shift, table["fold_2"] + shift
+    found = run(table, pooled=True)
+    assert found.pooled["far"].pearson is not None
+    assert found.pooled["far"].pearson > 0.9
+    assert found.within["far"].r < -0.5
+    assert any(line.startswith("far: pooled over targets r = +") and "Simpson" in line for line in found.warnings)
+    assert found.pooled["far"].r == found.pooled["far"].pearson
+    assert found.pooled["far"].p == found.pooled["far"].p_value
+
+
+def test_a_pooled_correlation_that_only_exceeds_the_one_within_is_named_too() -> None:
+    table = frame(8, 4, signal=0.0)
+    shift = table["target"].str[1].astype(float)
+    table["far"], table["fold_1"], table["fold_2"] = table["far"] + 10 * shift, table["fold_1"] + shift, table["fold_2"] + shift
+    found = run(table, pooled=True)
+    sign = np.sign(found.within["far"].r)
+    table["far"] *= sign  # now both correlations have one sign
+    table["fold_1"], table["fold_2"] = table["fold_1"] + (sign - 1) * shift, table["fold_2"] + (sign - 1) * shift
+    found = run(table, pooled=True)
+    pooled, within = found.pooled["far"].pearson or 0.0, found.within["far"].r
+    assert pooled * within > 0
+    assert abs(pooled) > abs(within) + 0.2
+    assert any(line.startswith("far: pooled over targets") for line in found.warnings)
+
+
+def test_static_is_compared_on_the_sources_that_the_method_scores() -> None:
+    table = frame(7, 3, signal=0.5)
+    table.loc[(table["source"] == "s1") & (table["target"] != "t2"), "noise"] = np.nan
+    found = run(table, allow_missing=True)
+    noise = next(one for one in found.methods if one.method == "noise")
+    y = table.assign(y=table[["fold_1", "fold_2"]].mean(axis=1)).pivot(index="source", columns="target", values="y")
+    scored = table.pivot(index="source", columns="target", values="noise").notna()
+    ranks, gaps = y.rank(), []
+    for one in noise.targets:
+        rows = scored.index[scored[one.target]]
+        static = ranks.drop(columns=one.target).mean(axis=1)
+        gaps.append(one.spearman - stats.spearmanr(static[rows], y.loc[rows, one.target]).statistic)
+    assert noise.versus_static == pytest.approx(np.mean(gaps))
+
+
+def test_frames_dictionary_and_page_hold_the_same_numbers() -> None:
+    found = run(frame(), include_self=True, pooled=True)
+    assert list(found.frame["method"]) == [one.method for one in found.methods]
+    assert found.frame["mean_spearman"].tolist() == [one.mean_spearman for one in found.methods]
+    assert len(found.per_target) == 3 * (2 + 2)
+    assert found.per_target["spearman"].iloc[0] == found.methods[0].targets[0].spearman
+    out = json.loads(json_text(found.as_dict()))
+    assert out == json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert out["methods"][0]["targets"][0]["spearman"] == found.methods[0].targets[0].spearman
+    assert set(out["versions"]) == {"simkit", "numpy", "scipy"}
+    assert out["with_self"]["n_pairs"] == out["n_pairs"] == 21
+
+
+def test_text_fits_its_width_and_names_cannot_drive_the_terminal() -> None:
+    table = frame(6, 12).rename(columns={"far": "far\x1b[31m"})
+    found = run(table, distances=["far\x1b[31m"])
+    for width in (60, 100, 200):
+        assert max(map(len, found.text(width).splitlines())) <= width
+        assert "\x1b" not in found.text(width)
+        assert all(f"t{j} (6)" in found.text(width) for j in range(12))
+
+
+def test_html_escapes_names() -> None:
+    page = run(frame().rename(columns={"noise": "<script>"}), similarities=["<script>"])._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, simkit.correlation as c; c.correlate, c.rank_sources; print([m for m in ('pandas', 'scipy', 'torch', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

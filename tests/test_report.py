@@ -1,0 +1,430 @@
+"""The report: text that fits its width, figures without empty panels, one page that loads nothing and escapes everything."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from report_content import HOSTILE, IMAGE, LONG, SCRIPT, card, content, partial
+
+from simkit.errors import ResourceError
+from simkit.report import Content, Unavailable, build_page, cards_text, figures, ranking_text, save_figures, scores_text, summary_text, write_page
+from simkit.report.cells import TransferCell, number, p_text, score_cells, transfer_cells
+from simkit.report.drawing import svg_text
+from simkit.report.layout import Column, paragraph, table, text_width, visible, wrapped
+from simkit.tables import ScoreTable, TransferTable
+
+
+@pytest.fixture(scope="module")
+def full() -> Content:
+    return content()
+
+
+@pytest.fixture(scope="module")
+def page(full: Content) -> str:
+    return build_page(full)
+
+
+class Reader(HTMLParser):
+    """What a browser would see: visible text, attributes, and the raw content of scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.raw = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.raw = tag if tag in ("script", "style") else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.raw = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.raw == "script":
+            self.scripts.append((self.tags[-1][1], data))
+        elif not self.raw:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+# --- the page
+
+
+def test_page_escapes_hostile_names_in_html_svg_and_json(page: str) -> None:
+    reader = Reader(page)
+    assert [attributes for tag, attributes in reader.tags if tag == "script"] == [{"type": "application/json", "id": "simkit-report"}, {}]
+    assert all(attributes.get("src", "").startswith("data:image/webp;base64,") for tag, attributes in reader.tags if tag == "img")
+    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith("on")]
+    assert SCRIPT in reader.words
+    assert IMAGE in reader.words
+    assert "<b>what</b>" in reader.words  # markup in a summary is shown, not obeyed
+    data = next(text for attributes, text in reader.scripts if attributes.get("id") == "simkit-report")
+    assert "<" not in data
+    assert json.loads(data)["targets"] == list(HOSTILE[:2])
+
+
+def test_page_loads_nothing_and_forbids_loading(page: str) -> None:
+    reader = Reader(page)
+    loading = ("src", "href", "xlink:href", "srcset", "action", "data")
+    addresses = [value for _, attributes in reader.tags for name, value in attributes.items() if name in loading]
+    assert addresses
+    assert all(address is not None and address.startswith(("data:", "#")) for address in addresses)
+    assert not {tag for tag, _ in reader.tags} & {"link", "iframe", "object", "embed", "form", "base"}
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "https://example.org/1" in reader.words  # a citation is text
+    policy = next(attributes["content"] for tag, attributes in reader.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-")
+
+
+def test_the_policy_holds_the_hash_of_the_script(page: str) -> None:
+    import hashlib
+
+    script = page[page.rindex("<script>") + len("<script>") : page.rindex("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+
+
+def test_same_content_gives_the_same_bytes(page: str) -> None:
+    assert build_page(content()) == page
+
+
+def test_every_number_can_be_read_without_a_script(full: Content, page: str) -> None:
+    words = Reader(page).words
+    for cell in score_cells(full).values():
+        assert number(cell.value) in words
+        assert cell.interval is None or f"[{number(cell.interval[0])}, {number(cell.interval[1])}]" in words
+    for pair in transfer_cells(full).values():
+        assert f"{pair.mean:.3f}" in words
+    assert full.correlation is not None
+    for result in full.correlation.methods:
+        assert (f"{result.mean_spearman:+.2f}" if result.mean_spearman is not None else "undefined: constant in every target") in words
+    for one in full.cards:
+        assert all(str(count) in words for count in one.class_counts.values())
+    for phrase in ("not distinguishable from the best", "not converged", "n < d (240 < 512)", "only one class has two images", "truncated",
+                   "one class only in the test fold", "baseline"):
+        assert phrase in words
+    assert all(answer in words for answer in full.answers.values())
+
+
+def test_ids_are_unique_and_references_exist(page: str) -> None:
+    reader = Reader(page)
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [value[1:] for _, attributes in reader.tags for name, value in attributes.items() if name in ("href", "xlink:href") and value and value[0] == "#"]
+    targets += re.findall(r"url\(#([^)]+)\)", page)
+    targets += [attributes["aria-labelledby"] or "" for _, attributes in reader.tags if "aria-labelledby" in attributes]
+    assert targets
+    assert set(targets) <= set(ids)
+
+
+def test_downloads_hold_the_numbers_in_full_precision(full: Content, page: str) -> None:
+    links = {attributes["download"]: attributes["href"] or "" for tag, attributes in Reader(page).tags if tag == "a" and "download" in attributes}
+    assert {"report.json", "scores.csv", "transfer.csv", "agreement.csv", "ranking-1.csv", "ranking-2.csv", "unavailable.csv", "skipped.csv"} <= set(links)
+    texts = {name: base64.b64decode(address.split(",", 1)[1]).decode() for name, address in links.items()}
+    rows = list(csv.DictReader(io.StringIO(texts["scores.csv"])))
+    assert [float(row["value"]) for row in rows] == [record["value"] for record in full.scores.records]
+    assert json.loads(texts["report.json"])["answers"] == dict(full.answers)
+
+
+def test_figures_take_the_colours_of_the_page(page: str) -> None:
+    drawings = re.findall(r"<svg .*?</svg>", page, flags=re.S)
+    assert len(drawings) == 7  # transfer, two targets, three measures against transfer, forest
+    for drawing in drawings:
+        assert "var(--ink)" in drawing
+        assert not re.search(r"#(1b1f24|fefefe|6e7781)", drawing)
+        assert 'role="img" aria-label="' in drawing
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_colour_in_a_name_is_not_rewritten() -> None:
+    words = Reader(build_page(content(("fill: #1b1f24", 'id="x"', "url(#a)", "c")))).words
+    assert "fill: #1b1f24" in words
+    assert 'id="x"' in words
+    assert "url(#a)" in words
+
+
+def test_partial_content_says_what_is_missing_and_draws_no_empty_panel(full: Content) -> None:
+    page = build_page(partial(full))
+    words = Reader(page).words
+    assert "No transfer was measured, so there is no map of it." in words
+    assert "This was not computed. It needs scores and measured transfer of the same pairs." in words
+    assert "No target has both similarity and transfer of two sources" in words
+    assert "No example images." in words
+    assert "Nothing was recorded." in words
+    assert page.count("<svg ") == 2
+
+
+def test_empty_scores_make_a_page() -> None:
+    empty = Content("empty", (card("a", 0),), ("a",), ("a",), "none", ScoreTable(()))
+    words = Reader(build_page(empty)).words
+    assert "No measure was computed." in words
+    assert "No measure has a value for a." in words
+
+
+def test_page_of_ten_data_sets_is_small() -> None:
+    many = content(tuple(f"data-set-{i}" for i in range(10)), targets=2, methods=10)
+    assert len(build_page(many).encode()) < 3_000_000
+
+
+def test_control_characters_and_wide_scripts_survive() -> None:
+    names = ("皮膚病データ", "bell\x07\x1b[31m", "lone\udcff", "$x^2$ & co")
+    page = build_page(content(names, targets=1, methods=2))
+    page.encode("utf-8")
+    words = Reader(page).words
+    assert "皮膚病データ" in words
+    assert "bell\\x07\\x1b[31m" in words
+    assert "lone\\udcff" in words
+    assert "$x^2$ & co" in words
+
+
+def test_a_report_is_replaced_whole_or_not_at_all(full: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full_disk)
+    with pytest.raises(ResourceError, match=r"report\.html: no space left to write it"):
+        write_page(partial(full), path)
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["report.html"]
+    write_page(partial(full), path)
+    assert path.read_text().startswith("<!doctype html>")
+
+
+# --- figures
+
+
+def _svg_words(svg: str) -> str:
+    return " ".join(text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text") and (text := "".join(element.itertext())))
+
+
+def test_names_of_forty_characters_are_whole_in_every_figure(full: Content) -> None:
+    for item in figures(full):
+        assert item.figure is not None
+        if not item.name.startswith("forest"):
+            words = _svg_words(svg_text(item.figure)).replace(" ", "")
+            assert all(name.replace(" ", "") in words for name in HOSTILE if item.title.find(name) < 0), item.name
+
+
+def test_no_ink_touches_the_edge_of_a_figure(full: Content, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for path in save_figures(full, tmp_path, dpi=60):
+        if path.suffix == ".png":
+            pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+            border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+            assert (border > 245).all(), path.name
+
+
+def test_saved_figures_are_pairs_with_the_same_bytes_twice(full: Content, tmp_path: Path) -> None:
+    first = save_figures(full, tmp_path / "a", dpi=50)
+    second = save_figures(full, tmp_path / "b", dpi=50)
+    assert [path.name for path in first[:4]] == ["transfer.svg", "transfer.png", "measures-1.svg", "measures-1.png"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert not list((tmp_path / "a").glob(".tmp*"))
+
+
+def test_a_missing_cell_is_hatched_and_named(full: Content) -> None:
+    item = next(item for item in figures(full) if item.name == "measures-1")
+    assert "Hatched: no value (otdd of stl10)." in item.caption
+    assert item.figure is not None
+    svg = svg_text(item.figure)
+    assert "no value" in _svg_words(svg)
+    assert "<pattern" in svg
+
+
+def test_undefined_measures_are_named_under_the_forest_plot(full: Content) -> None:
+    item = figures(full)[-1]
+    assert item.caption.endswith("Not drawn because undefined: log-size.")
+
+
+def test_a_figure_without_data_says_why(full: Content) -> None:
+    missing = {item.name: item.missing for item in figures(partial(full)) if item.figure is None}
+    assert missing == {
+        "transfer": "No transfer was measured, so there is no map of it.",
+        "scatter-1": "No target has both similarity and transfer of two sources, so one cannot be held against the other.",
+        "forest": "Whether similarity predicts transfer was not computed.",
+    }
+
+
+def test_figures_leave_global_state_alone() -> None:
+    code = ("import sys, matplotlib; sys.path.insert(0, 'tests'); from report_content import content; from simkit.report import figures; "
+            "before = dict(matplotlib.rcParams); figures(content()); assert dict(matplotlib.rcParams) == before; "
+            "assert 'matplotlib.pyplot' not in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_report_loads_nothing_heavy() -> None:
+    code = "import sys, simkit.report; print([m for m in ('matplotlib', 'seaborn', 'pandas', 'jinja2', 'scipy', 'PIL', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- text
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_text_never_exceeds_its_width(full: Content, width: int) -> None:
+    many = content(tuple(f"set-{i}-{LONG}" for i in range(4)), targets=2, methods=25)
+    for one in (full, many, partial(full)):
+        for text in (summary_text(one, width), ranking_text(one, width), cards_text(one.cards, width), scores_text(one.scores, width, methods=one.methods)):
+            assert max(text_width(line) for line in text.splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_text_holds_every_number_at_every_width(full: Content, width: int) -> None:
+    scores = scores_text(full.scores, width)
+    for cell in score_cells(full).values():
+        assert number(cell.value) in scores
+    ranking = ranking_text(full, width)
+    for pair in transfer_cells(full).values():
+        assert f"{pair.mean:.3f}" in ranking
+    assert full.correlation is not None
+    summary = summary_text(full, width)
+    assert all(f"{result.mean_spearman:+.2f}" in summary for result in full.correlation.methods if result.mean_spearman is not None)
+
+
+def test_scores_text_marks_best_unconverged_flags_floor_and_missing(full: Content) -> None:
+    text = scores_text(full.scores, 140, methods=full.methods)
+    block = text.split("\n\n")[0]
+    row = next(line for line in block.splitlines() if line.startswith("stl10"))
+    assert "missing" in row
+    assert "*!(1)" in row
+    assert re.search(r"^floor +4441 +49\.27", block, flags=re.M)
+    assert "(1) n < d (240 < 512)" in text
+    assert "! the solver did not converge: do not trust the value" in text
+    assert "otdd in squared feature units" in text
+    assert "(n = 300)" in text
+
+
+def test_numbers_of_a_column_end_below_each_other(full: Content) -> None:
+    block = scores_text(full.scores, 140).split("\n\n")[0]
+    ends = {line.index("]") for line in block.splitlines() if "[" in line and not line.startswith("stl10")}
+    assert len(ends) == 1
+
+
+def test_summary_answers_first_and_counts_gaps_last(full: Content) -> None:
+    text = summary_text(full, 100)
+    order = [text.index(part) for part in ("take \"><img", "Mean AUC of source", "Does similarity predict transfer?", "Gaps")]
+    assert order == sorted(order)
+    flat = re.sub(r"\s+", " ", text)
+    assert f"2 images left out ({SCRIPT} 2)." in flat
+    assert "otdd: 1 value could not be computed: only one class has two images" in flat
+    assert "2 scores from a solver that did not converge (frechet 2): do not trust them." in flat
+    assert "2 replicates of a transfer without a defined AUC" in flat
+    assert "log-size is undefined: constant in every target" in flat
+
+
+def test_summary_of_partial_content_says_what_is_missing(full: Content) -> None:
+    bare = replace(partial(full), scores=ScoreTable(()))
+    flat = re.sub(r"\s+", " ", summary_text(bare, 80))
+    assert "no answer." in flat
+    assert "No transfer was measured" in flat
+    assert "Whether similarity predicts transfer was not computed." in flat
+    assert "Nothing was left out, and everything asked for was computed." in flat
+
+
+def test_ranking_text_says_tied_baseline_and_undefined(full: Content) -> None:
+    first = ranking_text(full, 100).split("\n\n")[0]
+    assert re.search(r"^2= +a-data-set", first, flags=re.M)
+    assert "= not distinguishable from the best" in first
+    assert re.search(r"^ *- +scratch \(baseline\)", first, flags=re.M)
+    assert "busi: 1 replicate undefined: one class only in the test fold" in first
+
+
+def test_a_target_without_transfer_is_named(full: Content) -> None:
+    assert ranking_text(partial(full), 80).count("No transfer to this target was measured, so nothing is ranked.") == 2
+
+
+def test_means_without_a_ranking_are_ranked_by_the_same_rule() -> None:
+    rows = tuple({"source": "a", "target": "t", "replicate": str(i), "performance": value, "metric": "auc"} for i, value in enumerate((0.7, 0.8, 0.9)))
+    one = ({"source": "b", "target": "t", "replicate": "0", "performance": 0.8, "metric": "auc"},
+           {"source": "c", "target": "t", "replicate": "0", "performance": None, "metric": "auc", "flags": "one class only"})
+    bare = Content("s", (), ("a", "b", "c"), ("t",), "", ScoreTable(()), transfer=TransferTable(rows + one))
+    cells = transfer_cells(bare)
+    half = 4.302653 * 0.1 * (1 / 3 + 1 / 2) ** 0.5  # t(2) = 4.302653, s = 0.1, corrected variance of Nadeau and Bengio
+    assert cells["t", "a"].interval == pytest.approx((0.8 - half, 0.8 + half))
+    assert cells["t", "b"].interval is None
+    assert (cells["t", "a"].rank, cells["t", "b"].rank, cells["t", "c"].rank) == (1, 1, None)
+    assert cells["t", "c"].text == "undefined: one class only"
+    assert "c: 1 replicate undefined: one class only" in ranking_text(bare, 100)
+
+
+def test_ranks_follow_the_direction_and_share_ties() -> None:
+    rows = tuple({"source": s, "target": "t", "method": m, "value": v, "higher_is_better": m == "up"}
+                 for m in ("up", "down") for s, v in (("a", 1.0), ("b", 3.0), ("c", 3.0), ("d", 2.0)))
+    cells = score_cells(Content("s", (), (), (), "", ScoreTable(rows)))
+    assert [cells["up", "t", s].rank for s in "abcd"] == [4, 1, 1, 3]
+    assert [cells["down", "t", s].rank for s in "abcd"] == [1, 3, 3, 2]
+
+
+def test_unavailable_everywhere_is_written_out(full: Content) -> None:
+    everywhere = replace(full, unavailable=(Unavailable("logme", "", "", "needs a network per source"),))
+    words = Reader(build_page(everywhere)).words
+    assert re.search("logme *every source *every target *needs a network per source", words)
+
+
+# --- parts
+
+
+def test_number_has_four_significant_digits() -> None:
+    assert [number(v) for v in (0.912345, 12.3456, 1234.5, 2.0, 0.0, -0.5, 1234567.0, 0.0000123456)] == [
+        "0.9123", "12.35", "1234", "2", "0", "-0.5000", "1.235e+06", "1.235e-05"]
+    assert [p_text(p) for p in (None, 0.0004, 0.0451)] == ["", "<0.001", "0.045"]
+
+
+def test_rank_text() -> None:
+    def text(rank: int | None, tied: bool = False, baseline: bool = False) -> str:
+        return TransferCell("a", "t", 0.5, None, 5, rank=rank, tied=tied, baseline=baseline).rank_text
+
+    assert [text(1, tied=True), text(2, tied=True), text(3), text(None), text(None, baseline=True)] == ["#1=", "#2=", "#3", "", "baseline"]
+
+
+def test_a_table_too_wide_becomes_a_list_that_loses_nothing() -> None:
+    columns = [Column("name"), Column("first number", True), Column("second number", True)]
+    rows = [["isic", "123456789012345678", "876543210987654321"]]
+    assert table(columns, rows, 80).splitlines()[-1] == "isic  123456789012345678  876543210987654321"
+    assert table(columns, rows, 40).splitlines() == ["isic", "  first number: 123456789012345678", "  second number: 876543210987654321"]
+
+
+def test_wrapping_breaks_long_words_at_joiners_and_counts_wide_characters() -> None:
+    assert wrapped("a-data-set-whose-name", 12) == ["a-data-set-", "whose-name"]
+    assert wrapped("皮膚病データ", 4) == ["皮膚", "病デ", "ータ"]
+    assert paragraph("one two three " * 5, 40, indent="  ", first="- ").splitlines()[1].startswith("  ")
+
+
+def test_terminal_escapes_are_shown_not_sent() -> None:
+    assert visible("a\x1b[2Jb\u202ec") == "a\\x1b[2Jb\\u202ec"
+    text = cards_text((replace(card("x", 0), name="evil\x1b]0;title\x07\nrow"),), 80)
+    assert "\x1b" not in text
+    assert "evil\\x1b]0;title\\x07\\nrow" in text.replace("\n", "").replace(" ", "") or "evil\\x1b]0;" in text
+
+
+def test_page_text_of_a_name_is_html_escaped_once(page: str) -> None:
+    assert html.escape(SCRIPT) in page
+    assert "&amp;lt;" not in page

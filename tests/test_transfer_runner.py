@@ -1,0 +1,407 @@
+"""The grid: planned whole, found again by content, killed at any moment, honest about leaks and failures."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from transfer_study import PROTOCOL, FolderResults, drawn, study, study_killed_at
+
+from simkit.dataset import Dataset
+from simkit.errors import DataError, NotEnoughData, ResourceError, SimkitError, UsageError
+from simkit.recipe import describe
+from simkit.registry import build_options
+from simkit.transfer import Budget, Protocol, plan_units, run_units, runner
+from simkit.transfer import plan as planning
+from simkit.transfer.folds import make_folds
+
+
+def records(folder, kind="finetune"):
+    """key -> record without the time it took."""
+    out = {}
+    for path in sorted((folder / kind).glob("*.json")):
+        record = json.loads(path.read_text())
+        out[path.stem] = {name: value for name, value in record.items() if name != "seconds"}
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The small study, run without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    lines: list[str] = []
+    return folder, study(folder, progress=lines.append), lines
+
+
+def test_the_table_holds_every_pair_and_fold(whole):
+    _, result, lines = whole
+    frame = result.table.frame
+    assert list(zip(frame.source, frame.target, frame.replicate)) == [
+        (source, "target", f"seed0-fold{fold}") for source in ("source", "scratch") for fold in (1, 2)
+    ]
+    assert set(frame.metric) == {"auc"}
+    assert frame.n_train.tolist() == frame.n_test.tolist() == [6] * 4
+    assert frame.performance.between(0, 1).all()
+    assert set(frame["flags"]) == {""}
+    assert (result.made, result.found, result.failures, dict(result.leaky)) == (5, 0, (), {})
+    assert lines[0].startswith("pretrained on source: loss ")
+    assert lines[1].startswith("source -> target, fold 1 of 2: AUC 0.")
+    assert "[5 of 5" in lines[4]
+
+
+def test_the_aucs_are_those_of_the_stored_predictions(whole):
+    folder, result, _ = whole
+    target = drawn("target", 12)
+    names = dict(zip(target.digests, target.label_names, strict=True))
+    found = {}
+    for record in records(folder).values():
+        positive = np.array(record["probabilities"])[:, 1]
+        truth = [names[digest] == record["classes"][1] for digest in record["images"]]
+        found[record["source"], record["replicate"]] = roc_auc_score(truth, positive)
+    for row in result.table.records:
+        assert row["performance"] == found[row["source"], row["replicate"]]
+
+
+def test_the_folds_are_the_same_for_every_source(whole):
+    tested: dict[str, set[str]] = {}
+    for record in records(whole[0]).values():
+        tested.setdefault(record["replicate"], set()).add(" ".join(record["images"]))
+    assert all(len(sets) == 1 for sets in tested.values())
+    assert len(tested) == 2
+
+
+def test_nothing_is_done_twice(whole):
+    folder, result, _ = whole
+    lines: list[str] = []
+    again = study(folder, progress=lines.append)
+    assert (again.made, again.found, lines) == (0, 4, [])
+    assert again.table.records == result.table.records
+    assert not list((folder / "checkpoint").iterdir())
+
+
+def test_names_and_order_do_not_matter_content_does(whole):
+    folder, result, _ = whole
+    source, target = drawn("source", 16, 3, seed=1), drawn("target", 12)
+    renamed = replace(source, name="elsewhere", keys=tuple(f"new{i}" for i in range(16)))
+    turned = target.take(np.arange(12)[::-1])
+    again = study(folder, elsewhere=renamed, target=turned)
+    assert again.made == 0
+    assert [row["performance"] for row in again.table.records] == [row["performance"] for row in result.table.records]
+    assert {row["source"] for row in again.table.records} == {"elsewhere", "scratch"}
+    changed = target.take(np.arange(11))
+    plan = plan_units(PROTOCOL, {"source": source, "target": changed}, ["source"], ["target"], 1, FolderResults(folder))
+    assert len(plan.todo) == 4
+    assert plan.pretrainings == ()  # the source is as it was
+
+
+def test_another_seed_makes_other_folds_and_numbers(whole):
+    folder, *_ = whole
+    plan = plan_units(PROTOCOL, {"source": drawn("source", 16, 3, seed=1), "target": drawn("target", 12)}, ["source"], ["target"], 2, FolderResults(folder))
+    assert (len(plan.todo), len(plan.pretrainings)) == (4, 1)
+
+
+def test_processes_give_the_same_bits(whole, tmp_path):
+    study(tmp_path, jobs=2)
+    assert records(tmp_path) == records(whole[0])
+
+
+def _protocol_fields_of_a_run():
+    return [field for field in Budget.__dataclass_fields__ if field != "epochs"]
+
+
+def test_what_moves_a_number_is_in_the_key():
+    other = {
+        "network": "resnet18", "image_size": 48, "batch_size": 16, "learning_rate": 0.1, "weight_decay": 0.5, "optimizer": "sgd", "schedule": "none",
+        "augmentation": "none", "class_weights": "none", "dropout": 0.1, "threads": 2,
+    }
+    assert sorted(other) == sorted(_protocol_fields_of_a_run())
+    datasets = {"source": drawn("source", 8, seed=1), "target": drawn("target", 12)}
+
+    def keys(protocol, results):
+        plan = plan_units(protocol, datasets, ["source"], ["target"], 1, results)
+        return {run.key for run in plan.runs}, {unit.key for unit in plan.pretrainings}
+
+    class Nothing(FolderResults):
+        def load_json(self, kind, key):
+            return None
+
+    nothing = Nothing.__new__(Nothing)
+    nothing.folder = None
+    planning_seconds = planning._measured
+    try:
+        planning._measured = lambda protocol, device: 0.001
+        runs, pretrainings = keys(PROTOCOL, nothing)
+        assert len(runs) == 4
+        assert len(pretrainings) == 1
+        for field, value in other.items():
+            changed, changed_pretrainings = keys(replace(PROTOCOL, **{field: value}), nothing)
+            assert not changed & runs, field
+            assert not changed_pretrainings & pretrainings, field
+        assert keys(replace(PROTOCOL, finetune_epochs=9), nothing)[1] == pretrainings
+        for field, value in {"average": "macro", "device": "auto"}.items():
+            assert keys(replace(PROTOCOL, **{field: value}), nothing) == (runs, pretrainings)
+    finally:
+        planning._measured = planning_seconds
+
+
+def test_the_average_is_taken_from_the_stored_predictions(tmp_path):
+    target = drawn("target", 18, 3).take([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15])  # classes of unequal size
+    weighted = study(tmp_path, target=target)
+    macro = study(tmp_path, target=target, protocol=replace(PROTOCOL, average="macro"))
+    assert macro.made == 0
+    assert {row["metric"] for row in weighted.table.records} == {"auc-ovr-weighted"}
+    assert {row["metric"] for row in macro.table.records} == {"auc-ovr-macro"}
+    expected = {}
+    for record in records(tmp_path).values():
+        probabilities, labels = np.array(record["probabilities"]), np.array(record["labels"])
+        expected[record["replicate"]] = np.mean([roc_auc_score(labels == c, probabilities[:, c]) for c in range(3)])
+    for row in macro.table.records:
+        if row["source"] == "scratch":
+            assert row["performance"] == pytest.approx(expected[row["replicate"]])
+    assert [row["performance"] for row in macro.table.records] != [row["performance"] for row in weighted.table.records]
+
+
+def test_each_seed_is_a_repeat_with_folds_of_its_own(tmp_path):
+    result = study(tmp_path, target=drawn("target", 12), protocol=replace(PROTOCOL, seeds=(0, 5)))
+    assert [row["replicate"] for row in result.table.records] == ["seed0-fold1", "seed0-fold2", "seed5-fold1", "seed5-fold2"]
+    tested = {record["replicate"]: set(record["images"]) for record in records(tmp_path).values()}
+    assert tested["seed0-fold1"] | tested["seed0-fold2"] == tested["seed5-fold1"] | tested["seed5-fold2"]
+    assert tested["seed0-fold1"] not in (tested["seed5-fold1"], tested["seed5-fold2"])
+
+
+def test_test_images_in_the_source_are_counted(tmp_path):
+    target = drawn("target", 12)
+    other = drawn("other", 8, seed=1)
+    images = np.concatenate([target.reader.images[:5], other.reader.images])
+    overlapping = replace(drawn("overlap", 13), reader=type(other.reader)(images))
+    result = study(tmp_path, overlap=overlapping, target=target)
+    leaks = [row["flags"] for row in result.table.records if row["source"] == "overlap"]
+    numbers = [int(flags.split()[1]) for flags in leaks if flags]
+    assert sum(numbers) == 5
+    assert result.leaky == {("overlap", "target"): 5}
+    assert all(flags == f"leaky: {n} of 6 test images are in the source" for flags, n in zip([f for f in leaks if f], numbers, strict=True))
+    assert all(not row["flags"] for row in result.table.records if row["source"] == "scratch")
+
+
+def test_self_pairs_are_left_out_unless_asked_for(tmp_path):
+    datasets = {"a": drawn("a", 8), "b": drawn("b", 8, seed=1)}
+    plan = plan_units(PROTOCOL, datasets, ["a", "b"], ["a", "b"], 1, FolderResults(tmp_path))
+    assert {(run.source, run.target) for run in plan.runs} == {("b", "a"), ("a", "b"), ("scratch", "a"), ("scratch", "b")}
+    plan = plan_units(replace(PROTOCOL, self_pairs=True, sources=()), datasets, ["a"], ["a"], 1, FolderResults(tmp_path))
+    assert {(run.source, run.target) for run in plan.runs} == {("a", "a")}
+    result = run_units(plan)
+    assert result.leaky == {("a", "a"): 8}
+
+
+def test_a_diverging_run_has_no_number_and_the_others_go_on(tmp_path):
+    lines: list[str] = []
+    protocol = replace(PROTOCOL, learning_rate=1e30, optimizer="sgd", pretrain_epochs=4)
+    first = study(tmp_path, protocol=protocol, progress=lines.append)
+    again = study(tmp_path, protocol=protocol)
+    assert first.made == 5
+    assert again.made == 0
+    for result in (first, again):
+        assert len(result.failures) == len(result.table) == 4
+        assert all(row["performance"] is None for row in result.table.records)
+        by_source = {failure.source: failure for failure in result.failures}
+        assert by_source["source"].reason.startswith("pretraining on source: training diverged: the loss is ")
+        assert by_source["scratch"].reason.startswith("training diverged: the loss is ")
+        assert by_source["scratch"].code == "SK502"
+        assert result.table.records[-1]["flags"] == by_source["scratch"].reason
+    assert any("scratch -> target, fold 1 of 2: training diverged" in line for line in lines)
+
+
+def test_damaged_pretrained_weights_are_made_again(whole, tmp_path):
+    _, result, _ = whole
+    study(tmp_path, source=drawn("source", 16, 3, seed=1), target=drawn("target", 12), protocol=replace(PROTOCOL, sources=()))
+    for record in (tmp_path / "finetune").iterdir():
+        record.unlink()
+    (weights,) = (tmp_path / "pretrain").glob("*.safetensors")
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-50])
+    lines: list[str] = []
+    again = study(tmp_path, progress=lines.append)
+    assert again.made == 5
+    assert "is damaged or foreign" in lines[0]
+    assert lines[0].endswith("pretrained again")
+    assert weights.read_bytes() == sound
+    assert again.table.records == result.table.records
+
+
+def test_a_checkpoint_file_is_a_source(tmp_path):
+    from safetensors.torch import save_file
+
+    from simkit.transfer.networks import build_network
+
+    torch.manual_seed(3)
+    network, _ = build_network("shufflenet_v2_x0_5", 9, dropout=0.0, image_size=32)
+    path = tmp_path / "birds.safetensors"
+    save_file(network.state_dict(), path)
+    protocol = replace(PROTOCOL, sources=(), weights={"birds": str(path)})
+    result = study(tmp_path / "store", target=drawn("target", 12), protocol=protocol)
+    assert [row["source"] for row in result.table.records] == ["birds"] * 2
+    assert result.made == 2
+    moved = path.rename(tmp_path / "moved.safetensors")
+    assert study(tmp_path / "store", target=drawn("target", 12), protocol=replace(protocol, weights={"renamed": str(moved)})).made == 0
+
+
+def test_the_plan_says_what_is_left_and_what_it_costs(whole, tmp_path):
+    fresh = plan_units(PROTOCOL, {"source": drawn("source", 16, 3, seed=1), "target": drawn("target", 12)}, ["source"], ["target"], 1, FolderResults(tmp_path))
+    assert fresh.images == 16 * 3 + 4 * 6 * 3
+    assert fresh.seconds > 0
+    assert fresh.bytes == 28 * 3 * 32 * 32
+    assert fresh.lines()[0] == "transfer: 4 runs, 0 already there; 1 sources to pretrain, 4 runs to fine-tune"
+    assert "120 training images (times epochs), shufflenet_v2_x0_5 at 32 px on CPU" in fresh.lines()[1]
+    done = plan_units(PROTOCOL, {"source": drawn("source", 16, 3, seed=1), "target": drawn("target", 12)}, ["source"], ["target"], 1, FolderResults(whole[0]))
+    assert (done.images, done.seconds, done.todo, done.pretrainings) == (0, 0.0, (), ())
+    assert not list(tmp_path.iterdir())  # a plan writes nothing
+
+
+def test_the_plan_notes_what_a_reader_should_know(tmp_path):
+    base = drawn("target", 12)
+    images = base.reader.images.copy()
+    images[11] = images[1]
+    images[10] = images[1]
+    odd = replace(base, reader=type(base.reader)(images), classes=(*base.classes, "ghost"), splits=("train",) * 12)
+    plan = plan_units(PROTOCOL, {"target": odd}, [], ["target"], 1, FolderResults(tmp_path))
+    text = "\n".join(plan.notes)
+    assert "target: no image of class ghost: the class takes no part" in text
+    assert "target: 2 images are byte-identical to another; copies stay in one fold" in text
+    assert "target: 1 images exist with two labels" in text
+    assert "target: its given split is not used" in text
+
+
+def test_all_problems_are_reported_before_any_training(tmp_path):
+    unlabelled = Dataset("bare", ("a", "b"), drawn("x", 2).reader)
+    datasets = {"bare": unlabelled, "few": drawn("few", 6), "fine": drawn("fine", 24)}
+    protocol = replace(PROTOCOL, folds=5, device="cuda:99", weights={"birds": str(tmp_path / "birds.pth")})
+    with pytest.raises(SimkitError) as error:
+        plan_units(protocol, datasets, ["bare", "fine"], ["few"], 1, FolderResults(tmp_path))
+    text = str(error.value)
+    assert {problem.code for problem in error.value.problems} == {"SK106", "SK208", "SK501", "SK302"}
+    assert "finetune.device: 'cuda:99' was asked for" in text
+    assert "bare: training needs labels and the data set has none" in text
+    assert "few: 5 folds are not possible: a class has fewer images than folds (images per class: stripes0 3, stripes1 3)" in text
+    assert "finetune.weights.birds: the weights file" in text
+    assert not list(tmp_path.iterdir())
+
+
+TARGET = {"target": drawn("target", 12)}
+
+
+@pytest.mark.parametrize(("datasets", "changes", "kind", "match"), [
+    (TARGET, {"sources": ("imagnet",)}, UsageError, r"SK101\] finetune.sources: unknown source 'imagnet' \(did you mean 'imagenet'\?\)"),
+    (TARGET, {"sources": ()}, UsageError, r"SK104\] finetune: no source-target pair \(0 sources, 1 targets"),
+    ({**TARGET, "scratch": drawn("scratch", 8)}, {}, UsageError, r"SK105\] finetune.sources: 'scratch' names two sources"),
+    ({**TARGET, "birds": drawn("birds", 8)}, {"weights": {"birds": "b.pth"}}, UsageError, r"SK105\] finetune.weights: 'birds' names two sources"),
+    (TARGET, {"seeds": (1, 1)}, UsageError, r"SK102\] finetune.seeds: \[1, 1\]: wanted at least one seed, each once"),
+    (TARGET, {"network": "resnet19"}, UsageError, r"SK101\] finetune.network: unknown network 'resnet19' \(did you mean 'resnet1"),
+    (TARGET, {"network": "alexnet", "image_size": 16}, UsageError, r"SK102\] finetune.image_size: alexnet cannot take images of 16 x 16 px"),
+    ({"target": TARGET["target"].take([0, 2, 4])}, {}, DataError, r"SK208\] target: training needs at least two classes and all 3 images are of"),
+    ({"target": drawn("target", 12, groups=("p",) * 12)}, {}, NotEnoughData, r"SK501\] target: 2 folds are not possible: a class has fewer groups"),
+])
+def test_what_a_plan_refuses(tmp_path, datasets, changes, kind, match):
+    with pytest.raises(kind, match=match):
+        study(tmp_path, protocol=replace(PROTOCOL, **changes), **datasets)
+
+
+def test_unknown_names_are_answered_with_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match=r"source 'birdz' is not a data set \(did you mean 'birds'\?\)") as error:
+        plan_units(PROTOCOL, {"birds": drawn("birds"), "moths": drawn("moths")}, ["birdz"], ["moth"], 1, FolderResults(tmp_path))
+    assert "target 'moth' is not a data set (did you mean 'moths'?)" in str(error.value)
+
+
+def test_more_memory_than_the_machine_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning.os, "sysconf", lambda name: 100)
+    with pytest.raises(ResourceError, match=r"SK301\] finetune.image_size: the decoded images need 0.0 GiB of memory at 32 px, the machine has 0.0 GiB"):
+        study(tmp_path)
+
+
+def test_out_of_memory_names_the_remedy(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+
+    plan = plan_units(PROTOCOL, {"target": drawn("target", 12)}, [], ["target"], 1, FolderResults(tmp_path))
+    monkeypatch.setattr("simkit.transfer.units.train", full)
+    with pytest.raises(ResourceError, match=r"SK301\] finetune: the device is out of memory: .* Tried to allocate 9 GiB\nfix: lower batch_size"):
+        run_units(plan)
+
+
+def test_jobs_are_checked(tmp_path):
+    plan = plan_units(PROTOCOL, {"target": drawn("target", 12)}, [], ["target"], 1, FolderResults(tmp_path))
+    with pytest.raises(UsageError, match=r"SK102\] jobs: -1 processes"):
+        run_units(plan, jobs=-1)
+    assert runner._cores(plan) >= 1
+
+
+def test_an_interruption_keeps_what_is_finished(tmp_path):
+    def stop(line: str) -> None:
+        if "fold 1 of 2" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, progress=stop)
+    assert len(records(tmp_path)) == 1
+    lines: list[str] = []
+    result = study(tmp_path, progress=lines.append)
+    assert (result.made, result.found) == (3, 1)
+    assert not any("pretrained" in line for line in lines)
+
+
+def test_the_protocol_is_a_table_of_options():
+    built = Protocol(**build_options(Protocol, {"network": "resnet50", "seeds": [1, 2], "weights": {"birds": "b.pth"}, "sources": ["scratch"]}, "finetune"))
+    assert (built.seeds, built.weights, built.sources) == ((1, 2), {"birds": "b.pth"}, ("scratch",))
+    assert describe(built)["network"] == "resnet50"
+    with pytest.raises(UsageError, match=r"SK102\] finetune.folds: 1 is out of range: expected whole number >= 2"):
+        build_options(Protocol, {"folds": 1}, "finetune")
+    with pytest.raises(UsageError, match=r"SK101\] finetune.learning_rat: unknown option \(did you mean 'learning_rate'\?\)"):
+        build_options(Protocol, {"learning_rat": 0.1}, "finetune")
+
+
+def test_groups_are_kept_whole_in_the_runs(tmp_path):
+    groups = tuple(f"patient{i // 4}" for i in range(16))
+    target = drawn("target", 16, groups=groups)
+    patient = dict(zip(target.digests, groups, strict=True))
+    plan = plan_units(PROTOCOL, {"target": target}, [], ["target"], 1, FolderResults(tmp_path))
+    run_units(plan)
+    first, second = ({patient[digest] for digest in record["images"]} for record in records(tmp_path).values())
+    assert not first & second
+    assert len(first | second) == 4
+    assert make_folds(plan.listings["target"].labels, digests=plan.listings["target"].digests, groups=plan.listings["target"].groups, classes=target.classes,
+                      folds=2, names=(1, 0, target.fingerprint), where="").grouped
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["transfer_study", "torchvision.transforms.v2", "sklearn.model_selection", "sklearn.metrics", "safetensors.torch"])
+    return context
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [17, 31])
+def test_killed_over_and_over_it_ends_with_the_same_bits(whole, tmp_path, processes, stride):
+    """SIGKILL at every stride-th step, write, flush or rename until the study is through: at most an epoch is lost each time, and no bit."""
+    kills = 0
+    while not (tmp_path / "events").exists():
+        process = processes.Process(target=study_killed_at, args=(tmp_path, stride))
+        process.start()
+        process.join(120)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        kills += process.exitcode != 0
+        assert kills < 40, "no progress between two kills"
+    assert kills >= 3
+    folder, *_ = whole
+    assert records(tmp_path) == records(folder)
+    assert records(tmp_path, "pretrain") == records(folder, "pretrain")
+    (ours,), (theirs,) = (list((where / "pretrain").glob("*.safetensors")) for where in (tmp_path, folder))
+    assert ours.read_bytes() == theirs.read_bytes()
+    steps = len((tmp_path / "steps").read_bytes())
+    whole_grid, measured_by_each_plan, lost_by_each_kill = 3 * 2 + 4 * 3 * 1, 3, 2
+    assert steps <= whole_grid + (kills + 1) * measured_by_each_plan + kills * lost_by_each_kill
