@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -362,6 +364,11 @@ def test_the_protocol_is_a_table_of_options():
         build_options(Protocol, {"folds": 1}, "finetune")
     with pytest.raises(UsageError, match=r"SK101\] finetune.learning_rat: unknown option \(did you mean 'learning_rate'\?\)"):
         build_options(Protocol, {"learning_rat": 0.1}, "finetune")
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import simkit.transfer, simkit.device, sys; print([m for m in ('torch', 'sklearn', 'pandas', 'safetensors', 'joblib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_groups_are_kept_whole_in_the_runs(tmp_path):

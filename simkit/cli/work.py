@@ -16,7 +16,7 @@ from simkit.errors import UsageError
 @click.option("--dry-run", is_flag=True, help="Print the plan: what will be computed, what is stored, what cannot be and why, an estimate of the work.")
 @click.option("--out", type=click.Path(), default=None, help="Output folder (default: the study's `out`, or results/<study> beside the file).")
 @click.option("--overwrite", is_flag=True, help="Allow an output folder that another configuration made.")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Fine-tuning runs at a time.")
+@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Fine-tuning runs at a time; 0: one a core (one on a GPU).")
 @click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
 @device_options
 @output_options
@@ -173,7 +173,7 @@ def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any
 @click.command()
 @click.argument("study", type=click.Path())
 @click.option("--out", type=click.Path(), default=None, help="Also write the results to this CSV file (one row a fold).")
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time, each in its own process.")
+@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Runs at a time, each in its own process; 0: one a core (one on a GPU).")
 @click.option("--store", type=click.Path(), default=None, help="Root of the store.")
 @click.option("--strict", is_flag=True, help="Stop before the work when an image cannot be read.")
 @click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,7 +21,7 @@ from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
 from simkit.recipe import recipe_of, rng_for
 from simkit.registry import ESTIMATORS, Spec
 
-__all__ = ["CardEstimator", "Estimator", "FeatureEstimator", "Known", "Score", "compare", "halves", "score_pairs"]
+__all__ = ["CardEstimator", "Estimator", "FeatureEstimator", "Known", "Score", "Summaries", "compare", "halves", "score_pairs"]
 
 Kind = Literal["distance", "transferability", "prior"]
 
@@ -202,11 +204,36 @@ def _rng(estimator: Estimator, source: str, target: str, seed: int, repeat: int 
     return rng_for(seed, *names, estimator.name, repeat)
 
 
-def _draws(estimator: Estimator, view: Embedding, seed: int, repeats: int) -> list[tuple[Embedding, Embedding]]:
-    return [halves(view, rng_for("halves", seed, view.name, repeat)) for repeat in range(repeats)]
+class HalfSamples:
+    """Random halves of a data set with their summaries and the floor: made once per data set and measure, used for every pair.
+
+    Args:
+        estimator: the measure.
+        view: the embedding that is halved.
+        seed: of the study; halves depend on it and on the data set's name, not on the measure.
+        repeats: number of splits, at least 3.
+    """
+
+    def __init__(self, estimator: Estimator, view: Embedding, *, seed: int, repeats: int):
+        self.estimator, self.view, self.seed, self.repeats = estimator, view, seed, repeats
+
+    @cached_property
+    def summaries(self) -> list[tuple[Any, Any]]:
+        """Summaries of both halves of each split."""
+        splits = [halves(self.view, rng_for("halves", self.seed, self.view.name, repeat)) for repeat in range(self.repeats)]
+        return [(self.estimator.summarize(one), self.estimator.summarize(other)) for one, other in splits]
+
+    @cached_property
+    def floors(self) -> list[float]:
+        """The measure between the two halves of each split; empty for measures that are no distances."""
+        if self.estimator.kind != "distance":
+            return []
+        name = self.view.name
+        rngs = [_rng(self.estimator, name, name, self.seed, repeat + 1) for repeat in range(self.repeats)]
+        return [self.estimator.compare(other, one, rng).value for (one, other), rng in zip(self.summaries, rngs, strict=True)]
 
 
-def with_uncertainty(estimator: Estimator, score: Score, source: Embedding, target: Embedding, *, seed: int, repeats: int) -> Score:
+def with_uncertainty(estimator: Estimator, score: Score, source: HalfSamples, target: HalfSamples) -> Score:
     """The score with a 95 % interval (delete-half jackknife) and a split-half floor.
 
     The standard deviation over R random half-samples, taken without replacement from both sides, estimates the standard error at the
@@ -216,63 +243,75 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Embedding, targ
     """
     from scipy.stats import t
 
-    values, floors = [], []
     try:
-        targets = _draws(estimator, target, seed, repeats)
-        sources = targets if source is target else _draws(estimator, source, seed, repeats)
-        for repeat, ((half_s, _), (half_t, other_t)) in enumerate(zip(sources, targets, strict=True)):
-            values.append(_compare(estimator, half_s, half_t, seed, repeat + 1).value)
-            if estimator.kind == "distance":
-                floors.append(_compare(estimator, other_t, half_t, seed, repeat + 1).value)
+        pairs = zip(source.summaries, target.summaries, strict=True)
+        rngs = [_rng(estimator, source.view.name, target.view.name, target.seed, repeat + 1) for repeat in range(target.repeats)]
+        values = [estimator.compare(half_s, half_t, rng).value for ((half_s, _), (half_t, _)), rng in zip(pairs, rngs, strict=True)]
+        floor = float(np.mean(target.floors)) if target.floors else None
     except NotEnoughData as error:
         return replace(score, flags=(*score.flags, f"no interval: {error.problems[0].message}"))
-    spread = float(np.std(values, ddof=1) * t.ppf(0.975, repeats - 1))
+    spread = float(np.std(values, ddof=1) * t.ppf(0.975, target.repeats - 1))
     low, high = estimator.bounds
     lower = score.value - spread if low is None else max(low, score.value - spread)
     upper = score.value + spread if high is None else min(high, score.value + spread)
-    floor = float(np.mean(floors)) if floors else None
     mean = float(np.mean(values))
     at_floor = floor is not None and not estimator.higher_is_better and mean <= floor  # both at half size: the bias of small n cancels
-    flags = (*score.flags, "not distinguishable from the target") if at_floor and source is not target else score.flags
-    detail = {**score.detail, "half_sample_mean": mean, "repeats": repeats}
+    flags = (*score.flags, "not distinguishable from the target") if at_floor and source.view is not target.view else score.flags
+    detail = {**score.detail, "half_sample_mean": mean, "repeats": target.repeats}
     return replace(score, interval=(lower, upper), floor=floor, flags=flags, detail=detail)
 
 
-def _compare(estimator: Estimator, source: Embedding, target: Embedding, seed: int, repeat: int) -> Score:
-    summaries = estimator.summarize(source), estimator.summarize(target)
-    return estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed, repeat))
+class Summaries:
+    """Summaries of the data sets of a run by one measure: each made once, when it is first asked for, also when threads ask.
+
+    Args:
+        estimator: the measure.
+        views: name -> embedding or card; for a pool-relative measure, the whole pool.
+    """
+
+    def __init__(self, estimator: Estimator, views: Mapping[str, Any]):
+        self.estimator, self.views = estimator, views
+        self._made: dict[str, Any] = {}
+        self._locks = {name: Lock() for name in views}
+        self._whole = Lock()
+
+    def of(self, name: str) -> Any:
+        """The summary of one data set. Raises what ``summarize`` raises."""
+        with self._whole if self.estimator.pool_relative else self._locks[name]:
+            if name not in self._made:
+                # a data set that the measure cannot read takes no part in the pool; its own pairs hold the reason
+                pool = [n for n in sorted(self.views) if _can_read(self.estimator, self.views[n])] if self.estimator.pool_relative else [name]
+                self._made.update(zip(pool, self.estimator.summarize_all([self.views[n] for n in pool]), strict=True))
+            return self._made[name]
 
 
 def score_pairs(
     estimator: Estimator, views: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, seed: int = 0, repeats: int = 0,
-    each: Callable[[tuple[str, str], Score | SimkitError], None] | None = None,
+    each: Callable[[tuple[str, str], Score | SimkitError], None] | None = None, summaries: Summaries | None = None,
 ) -> dict[tuple[str, str], Score | SimkitError]:
     """Scores of many pairs; each data set is summarised once. A pair that cannot be scored holds its error, the others their Score.
 
     Args:
         estimator: the measure.
         views: name -> embedding or card.
-        pairs: (source, target) names.
+        pairs: (source, target) names; put those of one target together, its half-samples are kept for one target at a time.
         seed: of every random choice.
         repeats: half-samples for interval and floor (0: none, else at least 3); only for embeddings.
         each: called with each pair and its result as soon as it is known, so that finished pairs can be kept.
+        summaries: those of another call with the same measure and views, to share them.
     """
     out: dict[tuple[str, str], Score | SimkitError] = {}
-    summaries: dict[str, Any] = {}
-
-    def summary(name: str) -> Any:
-        if name not in summaries:
-            # a data set that the measure cannot read takes no part in the pool; its own pairs hold the reason
-            pool = [n for n in sorted(views) if _can_read(estimator, views[n])] if estimator.pool_relative else [name]
-            summaries.update(zip(pool, estimator.summarize_all([views[n] for n in pool]), strict=True))
-        return summaries[name]
-
+    made = summaries or Summaries(estimator, views)
+    halved: HalfSamples | None = None
     for source, target in pairs:
         try:
             _check_views(estimator, views[source], views[target])
-            score = estimator.compare(summary(source), summary(target), _rng(estimator, source, target, seed))
+            score = estimator.compare(made.of(source), made.of(target), _rng(estimator, source, target, seed))
             if repeats and estimator.view == "embedding":
-                score = with_uncertainty(estimator, score, views[source], views[target], seed=seed, repeats=repeats)
+                if halved is None or halved.view is not views[target]:  # kept for one target at a time: summaries can be large
+                    halved = HalfSamples(estimator, views[target], seed=seed, repeats=repeats)
+                other = halved if source == target else HalfSamples(estimator, views[source], seed=seed, repeats=repeats)
+                score = with_uncertainty(estimator, score, other, halved)
             out[source, target] = score
         except SimkitError as error:
             out[source, target] = error
@@ -321,7 +360,9 @@ def compare(method: str | Estimator, source: Any, target: Any, *, seed: int = 0,
     summaries = estimator.summarize(source), estimator.summarize(target)
     score = estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed))
     if repeats and isinstance(source, Embedding) and isinstance(target, Embedding):
-        score = with_uncertainty(estimator, score, source, target, seed=seed, repeats=repeats)
+        halved = HalfSamples(estimator, target, seed=seed, repeats=repeats)
+        other = halved if source is target else HalfSamples(estimator, source, seed=seed, repeats=repeats)
+        score = with_uncertainty(estimator, score, other, halved)
     return score
 
 

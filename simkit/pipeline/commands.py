@@ -58,7 +58,7 @@ def resolve(
     try:
         spec = detect(text)
     except DataError as error:
-        if study is None:
+        if study is None or Path(text).exists():
             raise
         names = ", ".join(study.datasets)
         message = f"is neither a data set of the study{nearest(text, study.datasets)} nor a path"

@@ -10,7 +10,8 @@ from typing import Any
 from simkit.dataset import Dataset
 from simkit.errors import DataError, Problems, SimkitError, UsageError
 from simkit.extractors.base import extract
-from simkit.pipeline.stages import missing_images, score_key, stored_card, strictly, view_digest_of
+from simkit.pipeline.scoring import score_key, view_digest_of
+from simkit.pipeline.stages import missing_images, stored_card, strictly
 from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.study import Study, load_datasets

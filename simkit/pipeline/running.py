@@ -21,7 +21,8 @@ from simkit.errors import NotEnoughData, UsageError
 from simkit.files import resource_errors, write_json, write_text
 from simkit.pipeline.planning import Plan, plan, plan_transfer
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.stages import Embedded, PairScore, Sessions, cores, embed_dataset, read_card, score_method, view_digest_of
+from simkit.pipeline.scoring import PairScore, score_all, view_digest_of
+from simkit.pipeline.stages import Embedded, Sessions, cores, embed_dataset, read_card
 from simkit.recipe import describe, digest
 from simkit.report.content import Content, MethodInfo, Unavailable
 from simkit.study import Study, aliases, read_study, toml_text
@@ -157,16 +158,9 @@ def score_study(
     views: dict[str, dict[str, Any]] = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": dict(cards)}
     extractor = store.shelf(study.extractor.recipe()).digest
     cannot = {(u.method, u.source, u.target) for u in made.impossible}
-    scores: list[PairScore] = []
-    refused: list[Unavailable] = []
-    for method in made.methods:
-        pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
-        able = {name for pair in pairs for name in pair}
-        pool = {name: view for name, view in views[method.view].items() if name in able}
-        digests = {name: view_digest_of(method, kept[name], extractor) for name in pool}
-        found, failed = score_method(method, pool, digests, pairs, store, seed=study.seed, repeats=study.repeats, progress=progress)
-        scores += found
-        refused += failed
+    pairs = {m.name: [pair for pair in study.pairs if (m.name, *pair) not in cannot] for m in made.methods}
+    digests = {(m.name, name): view_digest_of(m, kept[name], extractor) for m in made.methods for name in {n for pair in pairs[m.name] for n in pair}}
+    scores, refused = score_all(made.methods, views, digests, pairs, store, seed=study.seed, repeats=study.repeats, progress=progress)
     fresh = sum(not s.stored for s in scores)
     progress.say(f"{len(scores)} scores of {len(made.methods)} methods ({fresh} computed, {len(scores) - fresh} found in the store)")
     return cards, kept, embedded, scores, refused

@@ -1,28 +1,24 @@
-"""The stages of a study up to the score table: cards, embeddings, scores. Each looks into the store first."""
+"""The first stages of a study: cards and embeddings. Each looks into the store first."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from simkit.dataset import Dataset, DatasetCard, Skipped, card_of
 from simkit.embedding import Embedding
-from simkit.errors import DataError, NotEnoughData, Problem, SimkitError
-from simkit.estimators.base import Estimator, Score, score_pairs
+from simkit.errors import DataError, Problem
 from simkit.extractors.base import Extractor, Session, extract
 from simkit.pipeline.progress import Progress
 from simkit.recipe import digest
-from simkit.report.content import Unavailable
 from simkit.store import ROWS_PER_SHARD, Store
 
 __all__ = [
-    "Embedded", "PairScore", "Sessions", "card_key", "embed_dataset", "missing_images", "read_card", "score_key", "score_method", "stored_card",
-    "strictly", "view_digest_of",
+    "CARD_VERSION", "Embedded", "Sessions", "card_key", "cores", "embed_dataset", "missing_images", "read_card", "stored_card", "strictly",
 ]
 
 CARD_VERSION = 1
@@ -164,75 +160,3 @@ def _without(dataset: Dataset, problems: Mapping[str, Problem]) -> Dataset:
         raise DataError("", "", "", problems=list(problems.values()))
     bad = [Skipped(dataset.name, dataset.keys[i], problems[d].message) for i, d in enumerate(dataset.digests) if d in problems]
     return dataset.take(good, bad)
-
-
-# --- scores ----------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """One score with what it belongs to, and whether it came from the store."""
-
-    source: str
-    target: str
-    estimator: Estimator
-    score: Score
-    stored: bool
-
-
-def view_digest_of(estimator: Estimator, dataset: Dataset, extractor: str) -> str:
-    """What identifies a data set's view in the recipe of a score: content and extractor, or content, tags and attributes.
-
-    The data set is the one without unreadable images: the same files give the same digest, wherever they lie.
-    """
-    if estimator.view == "embedding":
-        return digest(["embedding", dataset.fingerprint, extractor])
-    return digest(["card", CARD_VERSION, dataset.fingerprint, dataset.tags, dataset.attributes])
-
-
-def score_key(estimator: Estimator, views: Mapping[str, str], source: str, target: str, *, seed: int, repeats: int) -> str:
-    """Recipe digest of a score. The names are part of it because they name the random numbers."""
-    recipe = {"method": estimator.recipe(), "source": [source, views[source]], "target": [target, views[target]], "seed": seed}
-    if estimator.view == "embedding":
-        recipe["repeats"] = repeats
-    if estimator.pool_relative:
-        recipe["pool"] = sorted(views.values())
-    return digest(recipe)
-
-
-def score_method(
-    estimator: Estimator, views: Mapping[str, Any], digests: Mapping[str, str], pairs: Sequence[tuple[str, str]], store: Store, *,
-    seed: int, repeats: int, progress: Progress,
-) -> tuple[list[PairScore], list[Unavailable]]:
-    """Scores of all pairs by one measure: from the store where they are, else computed and stored pair by pair."""
-    keys = {pair: score_key(estimator, digests, *pair, seed=seed, repeats=repeats) for pair in pairs}
-    found: dict[tuple[str, str], Score | SimkitError] = {}
-    stored = set()
-    for pair in pairs:
-        value = store.load_json("score", keys[pair])
-        if value is not None:
-            found[pair] = _score_from(value)
-            stored.add(pair)
-    todo = [pair for pair in pairs if pair not in found]
-    with progress.counting(f"{estimator.name}", len(todo), "pairs") as done:
-
-        def keep(pair: tuple[str, str], result: Score | SimkitError) -> None:
-            found[pair] = result
-            if isinstance(result, Score):
-                store.save_json("score", keys[pair], {"pair": pair, "method": estimator.recipe(), **asdict(result)})
-            done(1)
-
-        if todo:
-            score_pairs(estimator, views, todo, seed=seed, repeats=repeats, each=keep)
-    scores = [PairScore(*pair, estimator, result, pair in stored) for pair, result in found.items() if isinstance(result, Score)]
-    refused = [Unavailable(estimator.name, *pair, result.problems[0].message) for pair, result in found.items() if isinstance(result, SimkitError)]
-    for result in found.values():
-        if isinstance(result, SimkitError) and not isinstance(result, (NotEnoughData, DataError)):
-            raise result
-    order = {pair: i for i, pair in enumerate(pairs)}
-    return sorted(scores, key=lambda s: order[s.source, s.target]), refused
-
-
-def _score_from(value: Mapping[str, Any]) -> Score:
-    interval = value["interval"]
-    return Score(value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"], tuple(value["flags"]))

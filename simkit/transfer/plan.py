@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = ["IMAGENET", "TransferPlan", "plan_units"]
 
 IMAGENET = "imagenet"
 Anything = TypeVar("Anything")
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,15 @@ class _Errors:
             self.problems.extend(problem for problem in error.problems if problem not in self.problems)
             return None
 
+    def all(self, work: Mapping[Key, Callable[[], Anything]]) -> dict[Key, Anything]:
+        """What each piece of work returns, without those that failed."""
+        out = {}
+        for key, one in work.items():
+            value = self.catch(one)
+            if value is not None:
+                out[key] = value
+        return out
+
     def raise_if_any(self) -> None:
         if self.kind is not None:
             raise self.kind("", "", "", problems=self.problems)
@@ -127,19 +138,12 @@ def plan_units(
     device = errors.catch(lambda: resolve_device(protocol.device, where="finetune.device"))
     probed = errors.catch(lambda: build_network(protocol.network, 2, dropout=protocol.dropout, image_size=protocol.image_size)) is not None
     used = [name for name in dict.fromkeys((*sources, *targets)) if name in datasets]
-    checked = {name: errors.catch(lambda name=name: listing(datasets[name])) for name in used}  # type: ignore[misc]
-    listings = {name: one for name, one in checked.items() if one is not None}
-    folds: dict[tuple[str, int], Folds] = {}
-    for target in (name for name in targets if name in listings):
-        for repeat in protocol.seeds:
-            split = errors.catch(lambda one=listings[target], repeat=repeat: _folds(one, protocol, seed, repeat))  # type: ignore[misc]
-            if split is not None:
-                folds[target, repeat] = split
-    starts: dict[str, Start] = {}
-    for name in names if probed else ():
-        start = errors.catch(lambda name=name: _start(name, protocol, datasets, listings, seed))  # type: ignore[misc]
-        if start is not None:
-            starts[name] = start
+    listings = errors.all({name: partial(listing, datasets[name]) for name in used})
+    pairs = [(target, repeat) for target in targets if target in listings for repeat in protocol.seeds]
+    folds = errors.all({(target, repeat): partial(_folds, listings[target], protocol, seed, repeat) for target, repeat in pairs})
+    # a source that is no sound data set was reported above
+    able = [name for name in names if probed and (name in listings or name not in sources)]
+    starts = errors.all({name: partial(_start, name, protocol, datasets, seed) for name in able})
     memory = sum(len(one) for one in listings.values()) * 3 * protocol.image_size**2
     errors.catch(lambda: _check_memory(memory, protocol.image_size))
     errors.raise_if_any()
@@ -204,7 +208,8 @@ def _pretrained(unit: Pretrain, results: Results) -> bool:
     return True
 
 
-def _start(name: str, protocol: Protocol, datasets: Mapping[str, Dataset], listings: Mapping[str, Listing], seed: int) -> Start | None:
+def _start(name: str, protocol: Protocol, datasets: Mapping[str, Dataset], seed: int) -> Start:
+    """Where the weights of a source come from; a weights file is read and tried on the network."""
     if name in protocol.weights or (name == IMAGENET and name in protocol.sources):
         path = protocol.weights.get(name) or str(imagenet_file(protocol.network))
         where = f"finetune.weights.{name}" if name in protocol.weights else f"finetune.sources: {name}"
@@ -214,7 +219,7 @@ def _start(name: str, protocol: Protocol, datasets: Mapping[str, Dataset], listi
         return Start(f"weights:{digest_file(path)}", path)
     if name == SCRATCH and name in protocol.sources:
         return Start(SCRATCH)
-    return Start(f"pretrain:{_pretrain(name, protocol, datasets, seed).key}") if name in listings else None
+    return Start(f"pretrain:{_pretrain(name, protocol, datasets, seed).key}")
 
 
 def _runs(

@@ -1,0 +1,150 @@
+"""Scores of all pairs by all measures: found in the store, or computed in threads and kept pair by pair."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from simkit.dataset import Dataset
+from simkit.errors import DataError, NotEnoughData, SimkitError
+from simkit.estimators.base import Estimator, Score, Summaries, score_pairs
+from simkit.pipeline.progress import Progress
+from simkit.pipeline.stages import CARD_VERSION, cores
+from simkit.recipe import digest
+from simkit.report.content import Unavailable
+from simkit.store import Store
+
+__all__ = ["PairScore", "score_all", "score_key", "view_digest_of"]
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """One score with what it belongs to, and whether it came from the store."""
+
+    source: str
+    target: str
+    estimator: Estimator
+    score: Score
+    stored: bool
+
+
+def view_digest_of(estimator: Estimator, dataset: Dataset, extractor: str) -> str:
+    """What identifies a data set's view in the recipe of a score: content and extractor, or content, tags and attributes.
+
+    The data set is the one without unreadable images: the same files give the same digest, wherever they lie.
+    """
+    if estimator.view == "embedding":
+        return digest(["embedding", dataset.fingerprint, extractor])
+    return digest(["card", CARD_VERSION, dataset.fingerprint, dataset.tags, dataset.attributes])
+
+
+def score_key(estimator: Estimator, views: Mapping[str, str], source: str, target: str, *, seed: int, repeats: int) -> str:
+    """Recipe digest of a score. The names are part of it because they name the random numbers."""
+    recipe = {"method": estimator.recipe(), "source": [source, views[source]], "target": [target, views[target]], "seed": seed}
+    if estimator.view == "embedding":
+        recipe["repeats"] = repeats
+    if estimator.pool_relative:
+        recipe["pool"] = sorted(views.values())
+    return digest(recipe)
+
+
+def score_all(
+    methods: Sequence[Estimator], views: Mapping[str, Mapping[str, Any]], digests: Mapping[tuple[str, str], str],
+    pairs: Mapping[str, Sequence[tuple[str, str]]], store: Store, *, seed: int, repeats: int, progress: Progress,
+) -> tuple[list[PairScore], list[Unavailable]]:
+    """Scores of all pairs by all measures: from the store where they are, else computed, and stored pair by pair.
+
+    Each (measure, target) is a task; tasks run in threads, one a core, with the linear algebra's own threads shared out among them. The
+    numbers do not depend on it: every random choice is named by measure and pair.
+
+    Args:
+        methods: the measures.
+        views: "embedding" or "card" -> name -> view.
+        digests: (method, data set) -> digest of the view.
+        pairs: method -> the pairs it can have.
+        store: where scores are kept.
+        seed: of every random choice.
+        repeats: half-samples for interval and floor.
+        progress: told what happens.
+    """
+    found: dict[tuple[str, str, str], Score | SimkitError] = {}
+    keys: dict[tuple[str, str, str], str] = {}
+    for method in methods:
+        known = {name: digests[method.name, name] for name in views[method.view] if (method.name, name) in digests}
+        for pair in pairs[method.name]:
+            key = keys[method.name, *pair] = score_key(method, known, *pair, seed=seed, repeats=repeats)
+            value = store.load_json("score", key)
+            if value is not None:
+                found[method.name, *pair] = _score_from(value)
+    stored = set(found)
+    tasks = _tasks(methods, pairs, stored)
+    with progress.counting("scoring", len(keys) - len(stored), "pairs") as done:
+
+        def keep(method: Estimator, pair: tuple[str, str], result: Score | SimkitError) -> None:
+            found[method.name, *pair] = result
+            if isinstance(result, Score):
+                store.save_json("score", keys[method.name, *pair], {"pair": pair, "method": method.recipe(), **asdict(result)})
+            done(1)
+
+        pools = {m.name: {n: v for n, v in views[m.view].items() if (m.name, n) in digests} for m in methods}
+        _in_threads(tasks, {m.name: Summaries(m, pools[m.name]) for m in methods}, seed=seed, repeats=repeats, keep=keep)
+    for result in found.values():
+        if isinstance(result, SimkitError) and not isinstance(result, (NotEnoughData, DataError)):
+            raise result
+    scores, refused = [], []
+    for method in methods:
+        for pair in pairs[method.name]:
+            one = found[method.name, *pair]
+            if isinstance(one, Score):
+                scores.append(PairScore(*pair, method, one, (method.name, *pair) in stored))
+            else:
+                refused.append(Unavailable(method.name, *pair, one.problems[0].message))
+    return scores, refused
+
+
+Task = tuple[Estimator, list[tuple[str, str]]]
+
+
+def _tasks(methods: Sequence[Estimator], pairs: Mapping[str, Sequence[tuple[str, str]]], stored: set[tuple[str, str, str]]) -> list[Task]:
+    """The pairs that are left, by measure and target."""
+    tasks: dict[tuple[str, str], Task] = {}
+    for method in methods:
+        for source, target in pairs[method.name]:
+            if (method.name, source, target) not in stored:
+                tasks.setdefault((method.name, target), (method, []))[1].append((source, target))
+    return list(tasks.values())
+
+
+def _in_threads(
+    tasks: Sequence[Task], summaries: Mapping[str, Summaries], *, seed: int, repeats: int,
+    keep: Callable[[Estimator, tuple[str, str], Score | SimkitError], None],
+) -> None:
+    from threadpoolctl import threadpool_limits
+
+    if not tasks:
+        return
+    for module in {"scipy.linalg", "ot"} if any(m.view == "embedding" for m, _ in tasks) else set():
+        importlib.import_module(module)  # before the threads: a BLAS that is loaded later would not know the limit
+    workers = min(cores(), len(tasks))
+
+    def work(task: Task) -> None:
+        method, pairs = task
+        shared = summaries[method.name]
+        score_pairs(method, shared.views, pairs, seed=seed, repeats=repeats, each=lambda pair, result: keep(method, pair, result), summaries=shared)
+
+    with threadpool_limits(limits=max(1, cores() // workers)), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score") as pool:
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _score_from(value: Mapping[str, Any]) -> Score:
+    interval = value["interval"]
+    return Score(value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"], tuple(value["flags"]))

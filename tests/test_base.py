@@ -1,0 +1,158 @@
+"""The contract: pairs, intervals, floors, and what compare refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+import simkit
+from simkit.dataset import DatasetCard
+from simkit.embedding import Embedding
+from simkit.errors import DataError, NotEnoughData, UsageError
+from simkit.estimators.base import FeatureEstimator, HalfSamples, Score, compare, halves, score_pairs, with_uncertainty
+from simkit.recipe import rng_for
+
+
+@dataclass(frozen=True)
+class MeanDifference(FeatureEstimator):
+    """First feature's mean of the source minus that of the target."""
+
+    name, kind, symmetric, bounds = "mean-difference", "distance", False, (None, None)
+    calls: ClassVar[list[str]] = []
+
+    def summarize(self, view: Embedding) -> float:
+        self.calls.append(view.name)
+        return float(view.features[:, 0].mean(dtype=np.float64))
+
+    def compare(self, source: float, target: float, rng: np.random.Generator) -> Score:
+        return Score(source - target)
+
+
+def cloud(name: str, n: int, shift: float = 0.0, *, groups: int = 0) -> Embedding:
+    rng = rng_for("cloud", name)
+    labels = np.arange(n) % 3
+    members = tuple(f"g{i % groups}" for i in range(n)) if groups else None
+    return Embedding(rng.normal(shift, 1.0, (n, 2)), labels.astype(np.int64), ("a", "b", "c"), members, name=name)
+
+
+def test_the_interval_has_the_width_of_the_closed_form() -> None:
+    """The mean difference has standard error sqrt(1/n + 1/m); the delete-half jackknife must find it, averaged over data sets."""
+    widths = []
+    for trial in range(20):
+        source, target = cloud(f"s{trial}", 200), cloud(f"t{trial}", 100)
+        score = compare(MeanDifference(), source, target, repeats=40)
+        assert score.interval is not None
+        widths.append((score.interval[1] - score.interval[0]) / 2)
+    from scipy.stats import t
+
+    expected = t.ppf(0.975, 39) * np.sqrt(1 / 200 + 1 / 100)
+    assert np.mean(widths) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    covered = []
+    for trial in range(200):
+        score = compare(MeanDifference(), cloud(f"source {trial}", 60, 0.5), cloud(f"target {trial}", 60), repeats=10)
+        assert score.interval is not None
+        covered.append(score.interval[0] <= 0.5 <= score.interval[1])
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_each_data_set_is_summarised_once_and_halves_of_a_target_once() -> None:
+    views = {name: cloud(name, 20) for name in ("a", "b", "t")}
+    MeanDifference.calls.clear()
+    score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], repeats=0)
+    assert sorted(MeanDifference.calls) == ["a", "b", "t"]
+    MeanDifference.calls.clear()
+    score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], repeats=3)
+    assert MeanDifference.calls.count("t") == 1 + 2 * 3
+
+
+def test_pairs_give_what_compare_gives() -> None:
+    views = {name: cloud(name, 30, shift) for name, shift in (("a", 0.0), ("b", 1.0), ("t", 0.0))}
+    together = score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], seed=5, repeats=4)
+    alone = compare(MeanDifference(), views["b"], views["t"], seed=5, repeats=4)
+    assert together["b", "t"] == alone
+
+
+def test_the_same_images_under_another_name_are_called_not_distinguishable_and_a_far_set_is_not() -> None:
+    goal = cloud("goal", 100)
+    same = compare("frechet", replace(goal, name="copy"), goal, repeats=10)
+    far = compare("frechet", cloud("far", 100, 3.0), goal, repeats=10)
+    assert same.flags == ("not distinguishable from the target",)
+    assert far.flags == ()
+    assert far.floor is not None
+    assert far.detail["half_sample_mean"] > far.floor > 0
+
+
+def test_halves_keep_groups_together_and_classes_balanced() -> None:
+    grouped = cloud("g", 40, groups=8)
+    one, other = halves(grouped, rng_for(1))
+    assert grouped.groups is not None
+    assert not set(one.groups or ()) & set(other.groups or ())
+    assert len(one) + len(other) == 40
+    plain = cloud("p", 41)
+    one, other = halves(plain, rng_for(2))
+    assert one.labels is not None
+    assert other.labels is not None
+    assert np.abs(np.bincount(one.labels) - np.bincount(other.labels)).max() <= 1
+
+
+def test_too_few_images_leave_the_value_without_interval_and_say_so() -> None:
+    score = compare(MeanDifference(), cloud("few", 3), cloud("many", 30), repeats=5)
+    assert score.interval is None
+    assert score.flags == ("no interval: 3 images cannot be split in two halves",)
+    one_group = with_uncertainty(MeanDifference(), Score(1.0), *(HalfSamples(MeanDifference(), cloud(n, 12, groups=1), seed=0, repeats=3) for n in "xy"))
+    assert one_group.flags == ("no interval: 1 group cannot be split in two halves",)
+
+
+def test_nan_is_never_a_score() -> None:
+    with pytest.raises(NotEnoughData, match="undefined"):
+        Score(float("nan"))
+
+
+@pytest.mark.parametrize(("source", "target", "options", "kind", "message"), [
+    (np.zeros((5, 2)), np.zeros((5, 3)), {}, UsageError, "'source' has 2 features, 'target' 3"),
+    (np.full((5, 2), np.nan), np.zeros((5, 2)), {}, DataError, "5 of 5 rows hold NaN"),
+    (np.zeros(5), np.zeros((5, 2)), {}, DataError, r"shape \(5,\), wanted \(n, d\)"),
+    (np.array([["a", "b"]]), np.zeros((5, 2)), {}, DataError, "wanted numbers"),
+    ((np.zeros((5, 2)), np.zeros((5, 1))), np.zeros((5, 2)), {}, DataError, r"labels have shape \(5, 1\)"),
+    ((np.zeros((5, 2)), np.zeros(4)), np.zeros((5, 2)), {}, UsageError, "4 labels for 5 rows"),
+    ((np.zeros((5, 2)), np.array([0, 1, np.nan, 0, 1])), np.zeros((5, 2)), {}, DataError, "1 labels are NaN"),
+    (np.zeros((5, 2)), np.zeros((5, 2)), {"repeats": 2}, UsageError, "2 half-samples give no interval"),
+    (np.zeros((5, 2)), np.zeros((5, 2)), {"covarance": "full"}, UsageError, r"frechet.covarance: unknown option \(did you mean 'covariance'\?\)"),
+])
+def test_compare_refuses_with_a_reason(source: object, target: object, options: dict[str, object], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        compare("frechet", source, target, **options)
+
+
+def test_embeddings_of_different_extractors_are_refused() -> None:
+    one = Embedding(np.zeros((5, 2)), name="a", extractor="1" * 64)
+    other = Embedding(np.zeros((5, 2)), name="b", extractor="2" * 64)
+    with pytest.raises(UsageError, match="embeddings of different extractors cannot be compared: 'a' was embedded by 111111111111 and 'b' was embedded by 222222222222"):
+        compare("frechet", one, other)
+
+
+def test_labels_missing_are_named() -> None:
+    with pytest.raises(DataError, match="otdd needs labels, target 'target' has none"):
+        compare("otdd", (np.eye(4), [0, 0, 1, 1]), np.eye(4))
+
+
+def test_a_card_measure_wants_cards() -> None:
+    card = DatasetCard("a", "0", 10, {"x": 5, "y": 5}, 0, 1, 1.0, 8, 8)
+    assert compare("size", card, card).value == 0.0
+    with pytest.raises(UsageError, match="source is a ndarray, wanted a DatasetCard"):
+        compare("size", np.eye(3), np.eye(3))
+
+
+def test_public_names_are_there() -> None:
+    for name in simkit.__all__:
+        assert getattr(simkit, name) is not None
+    assert callable(simkit.run)
+    assert callable(simkit.correlate)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = simkit.nothing
