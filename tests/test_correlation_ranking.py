@@ -51,6 +51,14 @@ def test_intervals_have_the_variance_of_nadeau_and_bengio() -> None:
     assert sized.interval == pytest.approx((0.90 - half, 0.90 + half))
 
 
+def test_an_interval_of_an_auc_is_cut_to_its_range_and_one_of_a_gain_is_not() -> None:
+    values = {"a": [0.99, 0.80, 1.0], "b": [0.5, 0.5, 0.5]}
+    assert ranked(values)["a"].interval == (pytest.approx(0.522, abs=0.001), 1.0)
+    wide = ranked(values, metric="relative gain")["a"].interval
+    assert wide is not None
+    assert wide[1] > 1.3
+
+
 def test_folds_are_paired() -> None:
     """Two sources that move together over hard and easy folds are told apart, though their own intervals overlap."""
     hard = np.array([0.6, 0.7, 0.8, 0.9, 0.65])
@@ -94,7 +102,7 @@ def test_one_replicate_says_nothing_about_chance() -> None:
     assert (rows["a"].interval, rows["a"].probability_best) == (None, None)
     assert (rows["b"].gap_to_best, rows["b"].gap_interval, rows["b"].tied) == (pytest.approx(0.4), None, True)
     assert answer("t", rank_sources(transfers({"a": [0.9], "b": [0.5]}))["t"]) == (
-        "t: take a (mean auc 0.900 over 1 replicate, no interval from one replicate); b is not distinguishable from it.")
+        "t: take a (mean AUC 0.900 over 1 replicate, no interval from one replicate); b is not distinguishable from it.")
 
 
 def test_baselines_are_ranked_and_not_recommended() -> None:
@@ -104,7 +112,7 @@ def test_baselines_are_ranked_and_not_recommended() -> None:
     assert [row.best for row in rows] == [False, True, False, False, False]
     assert rows[0].gap_to_best == pytest.approx(0.90 - 0.95)
     sentence = answer("t", rows)
-    assert sentence.startswith("t: take a (mean auc 0.900 over 5 replicates, 95 % interval 0.87")
+    assert sentence.startswith("t: take a (mean AUC 0.900 over 5 replicates, 95 % interval 0.87")
     assert "; b is not distinguishable from it, the other 1 is worse" in sentence
     assert "; training from scratch is better (mean 0.950)" in sentence
     assert "; pretraining on the target itself is worse (mean 0.504)" in sentence

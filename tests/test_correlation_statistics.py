@@ -197,6 +197,12 @@ def test_two_way_bootstrap_is_brute_force() -> None:
     assert own.two_way_bootstrap(x, y, bootstraps=0, rng=RNG(0)) is None
 
 
+def test_no_interval_where_the_score_is_constant_in_many_resamples() -> None:
+    """One source in six differs: a third of the resamples miss it, and the others are no fair sample."""
+    x = np.tile(np.array([1.0, 0, 0, 0, 0, 0])[:, None], (1, 2))
+    assert own.two_way_bootstrap(x, np.arange(12.0).reshape(6, 2), bootstraps=500, rng=RNG(0)) is None
+
+
 def test_noise_ceiling_is_the_agreement_of_replicates() -> None:
     replicates = RNG(0).normal(size=(4, 6))
     expected = np.mean([stats.spearmanr(replicates[r], np.delete(replicates, r, axis=0).mean(0)).statistic for r in range(4)])

@@ -227,6 +227,8 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
         undefined = [f"{one.target}: {one.undefined}" for one in result.targets if one.undefined]
         if undefined:
             out.append(f"{result.method}: undefined in {len(undefined)} of {n_targets} targets ({'; '.join(undefined)})")
+        if result.mean_spearman is not None and result.interval is None and design.bootstraps:
+            out.append(f"{result.method}: no interval: its score is constant in more than a tenth of the resamples of the sources")
         n = sum(one.n for one in result.targets)
         if n < data.n_pairs:
             out.append(f"{result.method}: has {n} of {data.n_pairs} pairs; its figures are on fewer pairs than others")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.correlation.joining import SCRATCH
+from simkit.correlation.reading import is_share
 from simkit.errors import DataError, Problems
 from simkit.recipe import rng_for
 from simkit.tables import TransferTable
@@ -36,7 +37,7 @@ class RankedSource:
         target: the target.
         metric: of the performance.
         mean: mean performance over defined replicates; None when none is defined.
-        interval: 95 % interval of the mean; None for fewer than 2 replicates. It is not cut to the range of the metric.
+        interval: 95 % interval of the mean, cut to 0..1 for metrics of that range (AUC, accuracy); None for fewer than 2 replicates.
         n: defined replicates.
         undefined: replicates without a performance.
         probability_best: the share of bootstrap samples of the replicates (paired: all sources on the same replicates) in which this
@@ -114,7 +115,7 @@ def _ranked(target: str, records: Sequence[Mapping[str, Any]], seed: int) -> tup
     out = []
     for s, source in enumerate(sources):
         n = int(np.isfinite(values[s]).sum())
-        interval = _interval(values[s][np.isfinite(values[s])], ratio)
+        interval = _within_range(_interval(values[s][np.isfinite(values[s])], ratio), str(records[0]["metric"]))
         row = RankedSource(source, target, str(records[0]["metric"]), means[s], interval, n, int(rows[s]) - n, probabilities[s], None, None, False,
                            s == best and not baseline[s], baseline[s])
         out.append(row if best is None or means[s] is None else _with_gap(row, values[best], values[s], ratio, is_best=s == best))
@@ -155,6 +156,13 @@ def _interval(values: Floats, ratio: float | None) -> tuple[float, float] | None
     return mean - half, mean + half
 
 
+def _within_range(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
+    """The interval cut to 0..1 for AUC and accuracy: a t interval of few folds can reach beyond what the metric can be."""
+    if interval is None or not is_share(metric):
+        return interval
+    return max(0.0, interval[0]), min(1.0, interval[1])
+
+
 def _probabilities(values: Floats, ratio: float | None, rng: np.random.Generator) -> list[float | None]:
     """Per source, the share of paired bootstrap samples in which its mean is highest; sources without any performance have none."""
     defined: NDArray[np.bool_] = np.asarray(np.any(np.isfinite(values), axis=1))
@@ -179,7 +187,8 @@ def answer(target: str, ranked: Sequence[RankedSource]) -> str:
     if best is None or best.mean is None:
         return f"{target}: no source has a measured transfer."
     spread = "no interval from one replicate" if best.interval is None else f"95 % interval {best.interval[0]:.3f} to {best.interval[1]:.3f}"
-    text = f"{target}: take {best.source} (mean {best.metric} {best.mean:.3f} over {best.n} replicate{'s' if best.n != 1 else ''}, {spread})"
+    metric = f"AUC{best.metric[3:]}" if best.metric.startswith("auc") else best.metric
+    text = f"{target}: take {best.source} (mean {metric} {best.mean:.3f} over {best.n} replicate{'s' if best.n != 1 else ''}, {spread})"
     others = [row for row in ranked if not row.baseline and not row.best and row.mean is not None]
     tied = [row.source for row in others if row.tied]
     if not others:

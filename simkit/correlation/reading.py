@@ -277,6 +277,11 @@ def _canonical(metric: str) -> str:
     return metric.strip().casefold().replace("_", "-")
 
 
+def is_share(metric: str) -> bool:
+    """Whether a performance of this metric lies in 0..1 (AUC, accuracy and their kin)."""
+    return BETWEEN_0_AND_1.fullmatch(_canonical(metric)) is not None
+
+
 def _kind(metric: str) -> str:
     """The metric, less how it is averaged over classes where it is an area under the ROC curve."""
     name = _canonical(metric)

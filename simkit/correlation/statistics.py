@@ -147,7 +147,8 @@ def joint_permutation(x: Floats, y: Floats, orders: Orders) -> Floats:
 def two_way_bootstrap(x: Floats, y: Floats, *, bootstraps: int, rng: np.random.Generator) -> tuple[float, float] | None:
     """95 % percentile interval of the mean Spearman, resampling sources and targets together.
 
-    Resamples in which no target is defined are left out; None when fewer than half remain or ``bootstraps`` is 0.
+    Resamples in which no target is defined (the score is constant over the sources drawn) are left out. None when more than a tenth is
+    left out, because those that remain are no fair sample any more, or when ``bootstraps`` is 0.
     """
     if bootstraps == 0:
         return None
@@ -159,7 +160,7 @@ def two_way_bootstrap(x: Floats, y: Floats, *, bootstraps: int, rng: np.random.G
     total = np.where(defined, counts * np.where(defined, each, 0.0), 0.0).sum(0)
     weight = (counts * defined).sum(0)
     means = total[weight > 0] / weight[weight > 0]
-    if len(means) < bootstraps / 2:
+    if len(means) < 0.9 * bootstraps:
         return None
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
