@@ -65,7 +65,7 @@ def _detail(one: dict[str, Any]) -> str:
     facts = ("kind", "view", "direction", "symmetric", "needs", "unit", "bounds", "citation")
     lines += [f"  {key:<10} {_plain(one[key])}" for key in facts if one.get(key) not in (None, "", [], ())]
     lines += ["", "options" if one["options"] else "no options"]
-    for info in one["options"]:
+    for info in sorted(one["options"], key=lambda info: not info["required"]):
         default = "required" if info["required"] else f"default {_plain(info['default'])}"
         kind = info["type"] + (f", {info['range']}" if info.get("range") else "")
         lines.append(f"  {info['name']} ({kind}; {default})")
