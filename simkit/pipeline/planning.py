@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simkit.dataset import Dataset
-from simkit.errors import DataError, Problems, SimkitError, UsageError
+from simkit.errors import DataError, NotEnoughData, Problems, SimkitError, UsageError
 from simkit.extractors.base import extract
 from simkit.pipeline.scoring import score_key, view_digest_of
 from simkit.pipeline.stages import missing_images, stored_card, strictly
@@ -159,27 +159,42 @@ def _all_strict(datasets: Mapping[str, Dataset]) -> None:
 
 
 def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any, ...], list[Unavailable]]:
-    """The methods that some pair can have, and the pairs that cannot; a method asked for by name must be possible for every pair."""
+    """The methods that some pair can have, and the pairs that cannot, with reasons.
+
+    Missing labels are a fact about the data: the pair is listed and everything else goes on. A method that was asked for by name and that no
+    pair can have for another reason (no tags, no attributes) is an error of the study.
+
+    Raises:
+        UsageError: such a method.
+        NotEnoughData: nothing at all can be computed.
+    """
     problems, impossible = Problems(), []
     methods = []
     for method in study.methods:
         if method.view not in ("embedding", "card"):
             problems.add("SK108", method.name, f"needs the view '{method.view}', which this simkit does not make", "leave the method out")
             continue
-        reasons = {}
-        for source, target in study.pairs:
-            reason = method.missing(datasets[source], "source") or method.missing(datasets[target], "target")
-            if reason:
-                reasons[source, target] = reason
-        if reasons and not study.all_methods:
+        reasons = {(s, t): method.missing(datasets[s], "source") or method.missing(datasets[t], "target") for s, t in study.pairs}
+        refused = {pair: reason for pair, reason in reasons.items() if reason}
+        by_labels = any(_lacks_labels(method, datasets[s], datasets[t]) for s, t in refused)
+        if len(refused) == len(study.pairs) and not study.all_methods and not by_labels:
             fix = 'add what is missing, leave the method out, or use methods = "all", which lists it as impossible'
-            for reason in dict.fromkeys(reasons.values()):
+            for reason in dict.fromkeys(refused.values()):
                 problems.add("SK108", f"methods: {method.name}", reason, fix)
-        impossible += [Unavailable(method.name, *pair, reason) for pair, reason in reasons.items()]
-        if len(reasons) < len(study.pairs):
+        impossible += [Unavailable(method.name, *pair, reason) for pair, reason in refused.items()]
+        if len(refused) < len(study.pairs):
             methods.append(method)
     problems.raise_if_any(UsageError)
+    if not methods:
+        for reason in dict.fromkeys(u.reason for u in impossible):
+            problems.add("SK208", study.name, reason, "give labels (a folder per class, or a label column), or choose label-free methods")
+        problems.raise_if_any(NotEnoughData)
     return tuple(methods), impossible
+
+
+def _lacks_labels(method: Any, source: Dataset, target: Dataset) -> bool:
+    wants = {"source": (*method.needs, *method.needs_of_source), "target": method.needs}
+    return any("labels" in wants[role] and not data.class_counts for role, data in (("source", source), ("target", target)))
 
 
 def _embedding_steps(
