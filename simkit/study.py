@@ -184,7 +184,8 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     correlate = _table(CorrelateOptions, content, "correlate", where, base, problems) or CorrelateOptions()
     if protocol is not None and top.transfer is not None:
         problems.add("SK103", f"{where}: transfer", "both [finetune] and transfer are given", "keep one: simkit trains, or the table holds the results")
-    problems.raise_if_any(UsageError)
+    only_data = all(problem.code.startswith("SK2") for problem in problems.found)  # such as a ratings table that is not there
+    problems.raise_if_any(DataError if only_data else UsageError)
     name = top.study or default_name
     return Study(
         name=name, base=base, datasets=datasets, sources=top.sources or tuple(datasets), targets=top.targets, extractor=extractor,
@@ -332,7 +333,7 @@ def load_datasets(study: Study, names: Sequence[str]) -> dict[str, Dataset]:
         try:
             loaded[name] = study.datasets[name].load(study.base)
         except DataError as error:
-            problems.catch(error)
+            problems.found += [replace(p, where=p.where if p.where.startswith(name) else f"{name}: {p.where}") for p in error.problems]
     problems.raise_if_any(DataError)
     return loaded
 
