@@ -19,11 +19,26 @@ import numpy as np
 import pytest
 from report_content import HOSTILE, IMAGE, LONG, SCRIPT, card, content, partial
 
+from simkit.correlation import answer, correlate, rank_sources
 from simkit.errors import ResourceError
-from simkit.report import Content, Unavailable, build_page, cards_text, figures, ranking_text, save_figures, scores_text, summary_text, write_page
-from simkit.report.cells import TransferCell, number, p_text, score_cells, transfer_cells
+from simkit.report import (
+    Content,
+    NamedFigure,
+    Unavailable,
+    build_page,
+    cards_text,
+    figures,
+    ranking_text,
+    save_figures,
+    scores_text,
+    summary_text,
+    write_page,
+)
+from simkit.report.cautions import agreement_warnings
+from simkit.report.cells import TransferCell, metric_in_full, metric_of, number, p_text, score_cells, transfer_cells
+from simkit.report.closeness import closeness, closeness_answer
 from simkit.report.drawing import svg_text
-from simkit.report.layout import Column, paragraph, table, text_width, visible, wrapped
+from simkit.report.layout import Column, longest_piece, paragraph, table, text_width, unique, visible, wrapped
 from simkit.tables import ScoreTable, TransferTable
 
 
@@ -118,7 +133,7 @@ def test_every_number_can_be_read_without_a_script(full: Content, page: str) -> 
         assert f"{pair.mean:.3f}" in words
     assert full.correlation is not None
     for result in full.correlation.methods:
-        assert (f"{result.mean_spearman:+.2f}" if result.mean_spearman is not None else "undefined: constant in every target") in words
+        assert (f"{result.mean_spearman:+.2f}" if result.mean_spearman is not None else "undefined: the score is the same for every source") in words
     for one in full.cards:
         assert all(str(count) in words for count in one.class_counts.values())
     for phrase in ("not distinguishable from the best", "not converged", "n < d (240 < 512)", "only one class has two images", "truncated",
@@ -140,7 +155,8 @@ def test_ids_are_unique_and_references_exist(page: str) -> None:
 
 def test_downloads_hold_the_numbers_in_full_precision(full: Content, page: str) -> None:
     links = {attributes["download"]: attributes["href"] or "" for tag, attributes in Reader(page).tags if tag == "a" and "download" in attributes}
-    assert {"report.json", "scores.csv", "transfer.csv", "agreement.csv", "ranking-1.csv", "ranking-2.csv", "unavailable.csv", "skipped.csv"} <= set(links)
+    assert {"report.json", "scores.csv", "transfer.csv", "agreement.csv", "ranking-script-alert-1-script.csv",
+            "ranking-img-src-x-onerror-alert-2.csv", "unavailable.csv", "skipped.csv"} <= set(links)
     texts = {name: base64.b64decode(address.split(",", 1)[1]).decode() for name, address in links.items()}
     rows = list(csv.DictReader(io.StringIO(texts["scores.csv"])))
     assert [float(row["value"]) for row in rows] == [record["value"] for record in full.scores.records]
@@ -164,15 +180,45 @@ def test_a_colour_in_a_name_is_not_rewritten() -> None:
     assert "url(#a)" in words
 
 
-def test_partial_content_says_what_is_missing_and_draws_no_empty_panel(full: Content) -> None:
+def test_partial_content_answers_by_similarity_and_has_no_empty_section(full: Content) -> None:
     page = build_page(partial(full))
-    words = Reader(page).words
-    assert "No transfer was measured, so there is no map of it." in words
-    assert "This was not computed. It needs scores and measured transfer of the same pairs." in words
-    assert "No target has both similarity and transfer of two sources" in words
-    assert "No example images." in words
-    assert "Nothing was recorded." in words
+    reader = Reader(page)
+    assert "No transfer was measured, so whether similarity predicts it between these data sets is not known. To find out, give the study" in reader.words
+    answers = [html.unescape(text) for text in re.findall(r'<p class="answer">(.*?)</p>', page)]
+    assert len(answers) == 2
+    first = next(iter(answers))
+    assert first.startswith(f"{SCRIPT}: no transfer to it was measured, so similarity is all there is, and that alone does not say which source transfers")
+    assert f"Most similar: {IMAGE} by otdd" in first
+    assert "No example images." in reader.words
     assert page.count("<svg ") == 2
+    sections = re.findall(r'<section id="(\w+)".*?</h2>(.*?)</section>', page, flags=re.S)
+    assert [name for name, _ in sections] == ["answer", "datasets", "similarity", "gaps", "methods"]
+    assert all(body.strip() for _, body in sections)
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a" and (attributes.get("href") or "").startswith("#")]
+    assert links == ["#answer", "#datasets", "#similarity", "#gaps", "#methods"]
+
+
+def test_every_section_of_a_whole_report_is_there(page: str) -> None:
+    names = re.findall(r'<section id="(\w+)"', page)
+    assert names == ["answer", "datasets", "transfer", "similarity", "agreement", "gaps", "methods", "provenance"]
+
+
+def test_short_names_of_measures_are_not_wrapped(full: Content) -> None:
+    name = "source-imbalance-of-sort"
+    assert len(name) == 24
+    scores = ScoreTable(tuple(record | {"method": name} for record in full.scores.records if record["method"] == "otdd"))
+    assert f'<td class="keep">{name}</td>' in build_page(replace(partial(full), scores=scores, methods=()))
+    css = (Path(__file__).parents[1] / "simkit/report/page.css").read_text()
+    assert re.search(r"td\.keep \{ white-space: nowrap; \}", css)
+
+
+def test_groups_are_called_groups(full: Content, page: str) -> None:
+    words = Reader(page).words
+    assert "; 12 groups" in words
+    assert "patient" not in page.lower()
+    text = cards_text(full.cards, 140)
+    assert " groups " in text
+    assert "patient" not in text
 
 
 def test_empty_scores_make_a_page() -> None:
@@ -243,18 +289,96 @@ def test_no_ink_touches_the_edge_of_a_figure(full: Content, tmp_path: Path) -> N
 def test_saved_figures_are_pairs_with_the_same_bytes_twice(full: Content, tmp_path: Path) -> None:
     first = save_figures(full, tmp_path / "a", dpi=50)
     second = save_figures(full, tmp_path / "b", dpi=50)
-    assert [path.name for path in first[:4]] == ["transfer.svg", "transfer.png", "measures-1.svg", "measures-1.png"]
+    assert [path.name for path in first[:4]] == ["transfer.svg", "transfer.png", "measures-script-alert-1-script.svg",
+                                                  "measures-script-alert-1-script.png"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert not list((tmp_path / "a").glob(".tmp*"))
 
 
 def test_a_missing_cell_is_hatched_and_named(full: Content) -> None:
-    item = next(item for item in figures(full) if item.name == "measures-1")
+    item = next(item for item in figures(full) if item.name == "measures-script-alert-1-script")
     assert "Hatched: no value (otdd of stl10)." in item.caption
     assert item.figure is not None
     svg = svg_text(item.figure)
     assert "no value" in _svg_words(svg)
     assert "<pattern" in svg
+
+
+def _heads(item: NamedFigure) -> list[str]:
+    assert item.figure is not None
+    return [tick.get_text() for tick in item.figure.axes[0].get_xticklabels()]
+
+
+@pytest.mark.parametrize("name", ["domain-classifier", "source-imbalance", "number-of-classes", "x" * 33, "a-" + "y" * 24, "mean gap of features"])
+def test_heads_break_between_words_and_do_not_touch(name: str) -> None:
+    rows = tuple({"source": s, "target": "t", "method": m, "value": v, "higher_is_better": False}
+                 for m in (name, f"{name}-2") for v, s in enumerate("abc"))
+    item = next(item for item in figures(Content("s", (), tuple("abc"), ("t",), "", ScoreTable(rows))) if item.name == "measures-t")
+    assert item.figure is not None
+    for head, whole in zip(_heads(item), (name, f"{name}-2"), strict=True):
+        *lines, direction = head.split("\n")
+        assert direction == "lower = closer"
+        assert "".join(line if line.endswith("-") else f"{line} " for line in lines).strip() == whole  # every break is behind a hyphen or at a space
+    boxes = [tick.get_window_extent() for tick in item.figure.axes[0].get_xticklabels()]
+    assert boxes[0].x1 < boxes[1].x0
+
+
+def _tied(values: dict[str, list[float]]) -> Content:
+    rows = tuple({"source": s, "target": "t", "method": m, "value": v, "higher_is_better": False}
+                 for m, column in values.items() for s, v in zip("abcd", column, strict=True))
+    return Content("s", (), tuple("abcd"), ("t",), "", ScoreTable(rows))
+
+
+def test_ties_share_the_shade_of_their_average_rank_and_a_constant_measure_has_none() -> None:
+    import matplotlib as mpl
+
+    item = next(item for item in figures(_tied({"split": [0, 0, 0, 1], "flat": [1, 1, 1, 1]})) if item.name == "measures-t")
+    assert item.figure is not None
+    patches = [patch for patch in item.figure.axes[0].patches if isinstance(patch, mpl.patches.Rectangle)]
+    cells = {(int(patch.get_x()), int(patch.get_y())): patch.get_facecolor() for patch in patches}
+    assert set(cells) == {(0, 0), (0, 1), (0, 2), (0, 3)}  # the column of "flat" is plain
+    assert cells[0, 0] == cells[0, 1] == cells[0, 2] == mpl.colormaps["viridis"](0.14 + 0.82 * (4 - 2) / 3)
+    assert cells[0, 3] == mpl.colormaps["viridis"](0.14)
+    assert "sources of equal value share the mean of their ranks" in item.caption
+    assert item.caption.endswith("Not shaded, because the value is the same for every source: flat.")
+
+
+def test_a_constant_measure_has_no_best_source() -> None:
+    text = scores_text(_tied({"split": [0, 0, 0, 1], "flat": [1, 1, 1, 1]}).scores, 100)
+    row = next(line for line in text.splitlines() if line.startswith("a "))
+    assert row.count("*") == 1
+
+
+def test_the_floor_is_explained_and_the_flag_shown(full: Content) -> None:
+    flag = "not distinguishable from the target"
+    rows = tuple(record | {"flags": (flag,) if record["method"] == "frechet" and record["source"] == "isic" else ()} for record in full.scores.records)
+    flagged = replace(full, scores=ScoreTable(rows))
+    item = next(item for item in figures(flagged) if item.name.startswith("measures-script"))
+    assert item.figure is not None
+    assert "The row floor is the value between two halves of the target, so at half its size: what is held against it is the mean of a pair over half-samples" \
+        in item.caption
+    assert f"≈ marks a source that was found {flag} in this way" in item.caption
+    assert re.search(r"\d ≈", _svg_words(svg_text(item.figure)))
+    text = re.sub(r"\s+", " ", scores_text(flagged.scores, 100))
+    assert "floor: the value between two halves of the target, at half its size." in text
+    assert f'the flag "{flag}" is what counts' in text
+    assert f"(1) {flag}" in text
+    assert not any("≈" in other.caption for other in figures(full))
+
+
+def test_figures_are_named_for_what_they_show_safely_and_once() -> None:
+    targets = ("../../etc/passwd", "A/b", "a-b", "a-b-1", "皮膚", "", "é\udcff" + "x" * 300)
+    rows = tuple({"source": s, "target": t, "method": f"m{m}", "value": float(v), "higher_is_better": False}
+                 for t in targets for m in range(7 if t == "a-b" else 2) for v, s in enumerate("xyz"))
+    names = [item.name for item in figures(Content("s", (), tuple("xyz"), targets, "", ScoreTable(rows))) if item.name.startswith("measures")]
+    assert names == ["measures-etc-passwd", "measures-A-b", "measures-a-b-1", "measures-a-b-2", "measures-a-b-1-2", "measures-5", "measures-6",
+                     "measures-e" + "x" * 39]
+    assert len({name.lower() for name in names}) == len(names)
+    assert unique(["a", "A", "a", "a-2"]) == ["a", "A-2", "a-3", "a-2-2"]
+
+
+def test_scatter_plots_are_named_for_their_measure(full: Content) -> None:
+    assert [item.name for item in figures(full) if item.name.startswith("scatter")] == ["scatter-frechet", "scatter-otdd", "scatter-logme"]
 
 
 def test_undefined_measures_are_named_under_the_forest_plot(full: Content) -> None:
@@ -266,7 +390,7 @@ def test_a_figure_without_data_says_why(full: Content) -> None:
     missing = {item.name: item.missing for item in figures(partial(full)) if item.figure is None}
     assert missing == {
         "transfer": "No transfer was measured, so there is no map of it.",
-        "scatter-1": "No target has both similarity and transfer of two sources, so one cannot be held against the other.",
+        "scatter": "No target has both similarity and transfer of two sources, so one cannot be held against the other.",
         "forest": "Whether similarity predicts transfer was not computed.",
     }
 
@@ -337,7 +461,122 @@ def test_summary_answers_first_and_counts_gaps_last(full: Content) -> None:
     assert "otdd: 1 value could not be computed: only one class has two images" in flat
     assert "2 scores from a solver that did not converge (frechet 2): do not trust them." in flat
     assert "2 replicates of a transfer without a defined AUC" in flat
-    assert "log-size is undefined: constant in every target" in flat
+    assert "undefined for log-size: the score is the same for every source" in flat
+    assert text.splitlines()[0].endswith(": 6 sources, 2 targets, baseline scratch")
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Content:
+    """A real correlation: four measures with many ties, three constant ones, one that is constant in one target only."""
+    rng = np.random.default_rng(0)
+    scores, transfers = [], []
+    for t in ("t1", "t2"):
+        for i, s in enumerate("abcdef"):
+            values = {"fine": float(rng.random()), **dict.fromkeys(("tied-a", "tied-b", "tied-c", "tied-d"), i % 2), "flat-a": 1, "flat-b": 1, "flat-c": 1,
+                      "half": i if t == "t1" else 2}
+            scores += [{"source": s, "target": t, "method": m, "value": float(v), "higher_is_better": False} for m, v in values.items()]
+            transfers += [{"source": s, "target": t, "replicate": str(r), "performance": float(rng.random()), "metric": "auc"} for r in range(2)]
+    table, transfer = ScoreTable(tuple(scores)), TransferTable(tuple(transfers))
+    found = correlate(table, performance=transfer, permutations=99, bootstraps=20)
+    return Content("crowded", (), tuple("abcdef"), ("t1", "t2"), "", table, transfer=transfer, correlation=found)
+
+
+def test_warnings_of_many_measures_are_one_line(crowded: Content) -> None:
+    assert crowded.correlation is not None
+    assert sum("are tied in" in line for line in crowded.correlation.warnings) == 4
+    lines = agreement_warnings(crowded.correlation)
+    assert [line for line in lines if "tied" in line] == [
+        'ties: more than 20 % of the source pairs are tied for tied-a, tied-b, tied-c, tied-d (shares in the page\'s table "Within each target")']
+    assert [line for line in lines if "undefined" in line] == [
+        "undefined in 1 of 2 targets (t2) for half: the score is constant (6 sources)",
+        "undefined for flat-a, flat-b, flat-c: the score is constant (6 sources)"]
+    words = Reader(build_page(crowded)).words
+    assert all(line in words for line in lines)
+    assert "lower values count as more similar (column higher_is_better): fine, tied-a, tied-b, tied-c, tied-d, flat-a" in words
+    assert re.search(r"tied-a t1 6 40% ", words)  # the share of tied pairs, in the table within each target
+
+
+def test_a_summary_has_at_most_six_warnings_and_counts_the_rest(crowded: Content) -> None:
+    assert crowded.correlation is not None
+    found = replace(crowded.correlation, warnings=tuple(f"general warning {i}" for i in range(7)))
+    flat = summary_text(replace(crowded, correlation=found), 120)
+    assert [line.strip() for line in flat.splitlines() if "general warning" in line] == [f"general warning {i}" for i in range(6)]
+    assert "  3 more on the page" in flat.splitlines()
+    names = [f"m{i}" for i in range(9)]
+    many = replace(crowded.correlation, methods=tuple(replace(crowded.correlation.methods[0], method=name) for name in names),
+                   warnings=tuple(f"{name}: more than 20% of the pairs of sources are tied in t1 (40%)" for name in names))
+    assert agreement_warnings(many, most=6)[0].startswith("ties: more than 20 % of the source pairs are tied for m0, m1, m2, m3, m4, m5 and 3 more (")
+
+
+@pytest.mark.parametrize(("metrics", "short", "full_name"), [
+    (("auc", "auc"), "AUC", "AUC"),
+    (("auc-ovr-weighted", "auc-ovr-weighted"), "AUC", "AUC (one-vs-rest, prevalence-weighted)"),
+    (("auc-ovr-macro", "auc_ovr_macro"), "AUC", "AUC (one-vs-rest, mean over classes)"),
+    (("auc", "auc-ovr-weighted"), "AUC", "AUC for t; AUC (one-vs-rest, prevalence-weighted) for u"),
+    (("accuracy", "accuracy"), "accuracy", "accuracy"),
+])
+def test_the_metric_is_named_alike_everywhere(metrics: tuple[str, str], short: str, full_name: str) -> None:
+    rows = tuple({"source": s, "target": t, "replicate": str(r), "performance": 0.6 + i / 10 + r / 50, "metric": m}
+                 for t, m in zip("tu", metrics, strict=True) for i, s in enumerate("ab") for r in range(2))
+    table = TransferTable(rows)
+    ranking = rank_sources(table)
+    one = Content("s", (), ("a", "b"), ("t", "u"), "", ScoreTable(()), transfer=table, ranking=ranking, answers={t: answer(t, r) for t, r in ranking.items()})
+    words = Reader(build_page(one)).words
+    assert (metric_of(one), metric_in_full(one)) == (short, full_name)
+    assert f"u: take b (mean {short} 0.7" in words
+    assert f"Mean {short} of each source on each target" in words
+    assert f"mean {metric_in_full(one, 'u')} over n replicates" in words
+    assert f"mean {short} [95 %]" in re.sub(r"\s+", " ", ranking_text(one, 140))
+    assert not re.search("ovr|_", words)
+    assert f"Mean {full_name} of source (row)" in re.sub(r"\s+", " ", summary_text(one, 140))
+    assert f"u: take b (mean {short} 0.7" in re.sub(r"\s+", " ", summary_text(one, 140))
+
+
+def _measured_by(values: dict[str, tuple[str, dict[str, tuple[float, float]]]]) -> Content:
+    """measure -> (kind, source -> (value, half of its interval)); d is not distinguishable from the target by the first measure."""
+    rows = tuple({"source": s, "target": "t", "method": m, "value": v, "higher_is_better": kind != "distance", "kind": kind, "lower": v - h if h else None,
+                  "upper": v + h if h else None, "flags": ("not distinguishable from the target",) if m == "far" and s == "d" else ()}
+                 for m, (kind, column) in values.items() for s, (v, h) in column.items())
+    return Content("s", (), tuple("abcd"), ("t",), "", ScoreTable(rows))
+
+
+def test_without_transfer_every_measure_says_its_order_and_what_it_cannot_tell_apart() -> None:
+    found = _measured_by({
+        "far": ("distance", {"a": (3.0, 0.5), "b": (9.0, 1.0), "c": (2.5, 0.1), "d": (1.0, 0.2)}),
+        "near": ("distance", {"a": (3.0, 0.5), "b": (9.0, 1.0), "c": (2.6, 0.4), "d": (8.0, 0.2)}),
+        "high": ("transferability", {"a": (3.0, 0.0), "b": (9.0, 0.0), "c": (2.5, 0.0), "d": (9.0, 0.0)}),
+        "same": ("distance", dict.fromkeys("abcd", (1.0, 0.0))),
+        "size": ("prior", {"a": (4.0, 0.0), "b": (3.0, 0.0), "c": (2.0, 0.0), "d": (1.0, 0.0)}),
+    })
+    assert closeness_answer(found, "t") == (
+        "t: no transfer to it was measured, so similarity is all there is, and that alone does not say which source transfers best. "
+        "Most similar: d by far; c by near (its interval overlaps with that of a). Several sources are equally first by high. "
+        "The same for every source: same. Not distinguishable from t itself: d (far).")
+    assert [(one.method.name, one.order, one.remark) for one in closeness(found, "t")] == [
+        ("far", "d, c, a, b", "not distinguishable from the target: d"),
+        ("near", "c, a, d, b", "interval overlaps with that of the first: a"),
+        ("high", "b = d, a, c", "no intervals"),
+        ("same", "a = b = c = d", "the same for every source: no order; no intervals"),
+        ("size", "a, b, c, d", "a property of the source alone; no intervals")]
+    words = Reader(build_page(found)).words
+    assert re.search("near distance c, a, d, b 2.600 .2.200, 3. interval overlaps with that of the first: a", words)
+    flat = re.sub(r"\s+", " ", summary_text(found, 120))
+    assert "Most similar: d by far; c by near" in flat
+    assert re.search("far d, c, a, b 1 not distinguishable from the target: d", flat)
+    links = {attributes["download"]: attributes["href"] or "" for tag, attributes in Reader(build_page(found)).tags if tag == "a" and "download" in attributes}
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(links["closest-t.csv"].split(",", 1)[1]).decode())))
+    assert [(row["source"], float(row["value"]), row["rank"]) for row in rows if row["method"] == "far"] == [
+        ("d", 1.0, "1"), ("c", 2.5, "2"), ("a", 3.0, "3"), ("b", 9.0, "4")]
+
+
+def test_a_target_without_transfer_beside_one_with_it_is_answered_by_similarity(full: Content) -> None:
+    first, second = full.targets
+    rows = tuple(record for record in full.transfer.records if record["target"] == first) if full.transfer else ()
+    half = replace(full, transfer=TransferTable(rows), ranking={first: full.ranking[first]}, answers={first: full.answers[first]})
+    answers = [html.unescape(text) for text in re.findall(r'<p class="answer">(.*?)</p>', build_page(half))]
+    assert answers[0] == full.answers[first]
+    assert answers[1].startswith(f"{second}: no transfer to it was measured, so similarity is all there is")
+    assert "is not known" not in Reader(build_page(half)).words
 
 
 def test_summary_of_partial_content_says_what_is_missing(full: Content) -> None:
@@ -345,7 +584,7 @@ def test_summary_of_partial_content_says_what_is_missing(full: Content) -> None:
     flat = re.sub(r"\s+", " ", summary_text(bare, 80))
     assert "no answer." in flat
     assert "No transfer was measured" in flat
-    assert "Whether similarity predicts transfer was not computed." in flat
+    assert "whether similarity predicts it between these data sets is not known" in flat
     assert "Nothing was left out, and everything asked for was computed." in flat
 
 
@@ -368,7 +607,9 @@ def test_means_without_a_ranking_are_ranked_by_the_same_rule() -> None:
     bare = Content("s", (), ("a", "b", "c"), ("t",), "", ScoreTable(()), transfer=TransferTable(rows + one))
     cells = transfer_cells(bare)
     half = 4.302653 * 0.1 * (1 / 3 + 1 / 2) ** 0.5  # t(2) = 4.302653, s = 0.1, corrected variance of Nadeau and Bengio
-    assert cells["t", "a"].interval == pytest.approx((0.8 - half, 0.8 + half))
+    assert cells["t", "a"].interval == pytest.approx((0.8 - half, 1.0))  # an AUC ends at 1
+    assert 0.8 + half > 1
+    assert "0.800 [0.407, 1.000] #1" in summary_text(bare, 100)  # not ±: the interval is not even about the mean
     assert cells["t", "b"].interval is None
     assert (cells["t", "a"].rank, cells["t", "b"].rank, cells["t", "c"].rank) == (1, 1, None)
     assert cells["t", "c"].text == "undefined: one class only"
@@ -381,6 +622,9 @@ def test_ranks_follow_the_direction_and_share_ties() -> None:
     cells = score_cells(Content("s", (), (), (), "", ScoreTable(rows)))
     assert [cells["up", "t", s].rank for s in "abcd"] == [4, 1, 1, 3]
     assert [cells["down", "t", s].rank for s in "abcd"] == [1, 3, 3, 2]
+    assert [cells["up", "t", s].average_rank for s in "abcd"] == [4, 1.5, 1.5, 3]
+    assert [cells["down", "t", s].rank_text for s in "abcd"] == ["1 of 4", "3 to 4 of 4", "3 to 4 of 4", "2 of 4"]
+    assert not any(cell.constant for cell in cells.values())
 
 
 def test_unavailable_everywhere_is_written_out(full: Content) -> None:
@@ -414,6 +658,10 @@ def test_a_table_too_wide_becomes_a_list_that_loses_nothing() -> None:
 
 def test_wrapping_breaks_long_words_at_joiners_and_counts_wide_characters() -> None:
     assert wrapped("a-data-set-whose-name", 12) == ["a-data-set-", "whose-name"]
+    assert wrapped("domain-classifier", 15) == ["domain-", "classifier"]
+    assert wrapped("source-imbalance", 15) == ["source-", "imbalance"]
+    assert wrapped("x" * 10, 4) == ["xxxx", "xxxx", "xx"]
+    assert [longest_piece(text) for text in ("domain-classifier", "a b", "皮膚-病", "")] == [10, 1, 5, 0]
     assert wrapped("皮膚病データ", 4) == ["皮膚", "病デ", "ータ"]
     assert paragraph("one two three " * 5, 40, indent="  ", first="- ").splitlines()[1].startswith("  ")
 

@@ -10,6 +10,11 @@ import click
 from simkit.cli.output import Output, data_options, device_options, output_options, settings, width
 from simkit.errors import UsageError
 
+cluster_option = click.option(
+    "--cluster", default=None, metavar="ray[:ADDRESS]",
+    help="Fine-tune on a Ray cluster: ray:auto (the one this machine is part of), ray:HOST:PORT, or ray (one of its own here). "
+         "All machines must see the store under the same path.")
+
 
 @click.command()
 @click.argument("study", type=click.Path())
@@ -17,12 +22,13 @@ from simkit.errors import UsageError
 @click.option("--out", type=click.Path(), default=None, help="Output folder (default: the study's `out`, or results/<study> beside the file).")
 @click.option("--overwrite", is_flag=True, help="Allow an output folder that another configuration made.")
 @click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Fine-tuning runs at a time; 0: one a core (one on a GPU).")
+@cluster_option
 @click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
 @device_options
 @output_options
 def run(
-    study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, device: str | None, batch_size: int, workers: int | None,
-    store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+    study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, cluster: str | None, device: str | None, batch_size: int,
+    workers: int | None, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Run the study in the TOML file STUDY: embed, distance, finetune, correlate, report.
 
@@ -30,6 +36,7 @@ def run(
     """
     from dataclasses import replace
 
+    from simkit.execution import Where
     from simkit.pipeline import plan
     from simkit.pipeline import run as run_study
     from simkit.study import read_study
@@ -38,11 +45,13 @@ def run(
     made = read_study(study)
     made = replace(made, device=device or made.device)
     if dry_run:
+        Where.parse(cluster, jobs=jobs)
         made = replace(made, store=Path(store) if store else made.store, out=Path(out) if out else made.out)
         planned = plan(made, strict=strict)
         output.result(planned.text(), planned.as_dict(), [f"{s.stage} {s.item}" for s in planned.steps if s.todo])
         return 0
-    results = run_study(made, out=out, store=store, overwrite=overwrite, strict=strict, batch_size=batch_size, workers=workers, jobs=jobs, progress=output)
+    results = run_study(made, out=out, store=store, overwrite=overwrite, strict=strict, batch_size=batch_size, workers=workers, jobs=jobs, cluster=cluster,
+                        progress=output)
     from simkit.report import summary_text
 
     text = "\n".join([summary_text(results.content, width()), "", results.done_line, f"report: {results.page}"])
@@ -126,6 +135,7 @@ def distance(
     Each score comes with its number of images, a 95 % interval and the floor (the value between two halves of the target).
     """
     from simkit.pipeline.commands import scored, study_of
+    from simkit.pipeline.running import method_info
     from simkit.report import scores_text
 
     output = Output(json_target, quiet)
@@ -139,7 +149,7 @@ def distance(
     named = {m.name for m in made.methods} if not made.all_methods else set()
     left_out = [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable]
     skipped = [f"{s.dataset}: {s.key} skipped: {s.reason}" for d in kept.values() for s in d.skipped]
-    text = scores_text(table, width()) if len(table) else "no score could be computed"
+    text = scores_text(table, width(), methods=[method_info(m) for m in made.methods]) if len(table) else "no score could be computed"
     if left_out:
         text += "\n\ncannot be computed:\n" + "\n".join(f"  {line}" for line in _grouped(unavailable))
     value = {"scores": list(table.records), "unavailable": left_out, "skipped": skipped}
@@ -174,12 +184,14 @@ def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any
 @click.argument("study", type=click.Path())
 @click.option("--out", type=click.Path(), default=None, help="Also write the results to this CSV file (one row a fold).")
 @click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Runs at a time, each in its own process; 0: one a core (one on a GPU).")
+@cluster_option
 @click.option("--store", type=click.Path(), default=None, help="Root of the store.")
 @click.option("--strict", is_flag=True, help="Stop before the work when an image cannot be read.")
 @click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
 @output_options
 def finetune(
-    study: str, out: str | None, jobs: int, store: str | None, strict: bool, device: str | None, json_target: str | None, quiet: bool, no_color: bool,
+    study: str, out: str | None, jobs: int, cluster: str | None, store: str | None, strict: bool, device: str | None, json_target: str | None, quiet: bool,
+    no_color: bool,
 ) -> int:
     """Pretrain on each source of STUDY, fine-tune on each target in k folds, and report the AUC of each held-out fold.
 
@@ -195,7 +207,7 @@ def finetune(
 
     output = Output(json_target, quiet)
     made = read_study(study)
-    result = finetune_study(replace(made, device=device or made.device), store=store, jobs=jobs, strict=strict, progress=output)
+    result = finetune_study(replace(made, device=device or made.device), store=store, jobs=jobs, cluster=cluster, strict=strict, progress=output)
     if out:
         result.table.to_csv(out)
         output.say(f"wrote {len(result.table)} folds to {out}")

@@ -187,7 +187,7 @@ def answer(target: str, ranked: Sequence[RankedSource]) -> str:
     if best is None or best.mean is None:
         return f"{target}: no source has a measured transfer."
     spread = "no interval from one replicate" if best.interval is None else f"95 % interval {best.interval[0]:.3f} to {best.interval[1]:.3f}"
-    metric = f"AUC{best.metric[3:]}" if best.metric.startswith("auc") else best.metric
+    metric = "AUC" if best.metric.startswith("auc") else best.metric
     text = f"{target}: take {best.source} (mean {metric} {best.mean:.3f} over {best.n} replicate{'s' if best.n != 1 else ''}, {spread})"
     others = [row for row in ranked if not row.baseline and not row.best and row.mean is not None]
     tied = [row.source for row in others if row.tied]

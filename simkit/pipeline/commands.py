@@ -10,6 +10,7 @@ from typing import Any
 
 from simkit.dataset import Dataset, DatasetCard
 from simkit.errors import DataError, Problems, UsageError, nearest
+from simkit.execution import Where
 from simkit.extractors.base import Extractor
 from simkit.pipeline.planning import plan, plan_transfer
 from simkit.pipeline.progress import Progress
@@ -233,8 +234,8 @@ def _rooted(spec: DatasetSpec, base: Path) -> DatasetSpec:
 
 
 def finetune(
-    study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, strict: bool = False,
-    progress: Progress | None = None,
+    study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, cluster: str | None = None,
+    strict: bool = False, progress: Progress | None = None,
 ) -> TransferResult:
     """Pretrains on every source, fine-tunes on every target, and returns one AUC per fold; finished runs are found in the store.
 
@@ -242,6 +243,8 @@ def finetune(
         study: a study file with a ``[finetune]`` table, or a Study.
         store: root of the store.
         jobs: runs at a time, each in its own process.
+        cluster: "ray", "ray:auto" or "ray:HOST:PORT": runs go to a Ray cluster, whose machines must all see the store (see
+            :func:`~simkit.transfer.run_units`).
         strict: refuse images that cannot be read.
         progress: told what happens.
 
@@ -251,10 +254,11 @@ def finetune(
     made = study if isinstance(study, Study) else read_study(study)
     if made.protocol is None:
         raise UsageError("SK104", f"{made.name}: finetune", "the study has no [finetune] table", "add one, for example: [finetune] with network = \"resnet18\"")
+    Where.parse(cluster, jobs=jobs)
     place = Store(store if store is not None else made.store)
     kept = readable_datasets(made, place, progress or Progress(), strict=strict)
     place.prepare()
-    return run_units(plan_transfer(made, kept, place), progress=(progress or Progress()).say, jobs=jobs)
+    return run_units(plan_transfer(made, kept, place), progress=(progress or Progress()).say, jobs=jobs, cluster=cluster)
 
 
 def readable_datasets(study: Study, store: Store, progress: Progress, *, strict: bool) -> dict[str, Dataset]:

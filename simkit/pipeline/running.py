@@ -18,6 +18,7 @@ import numpy as np
 import simkit
 from simkit.dataset import Dataset, DatasetCard, Skipped
 from simkit.errors import NotEnoughData, UsageError
+from simkit.execution import Where
 from simkit.files import resource_errors, write_json, write_text
 from simkit.pipeline.planning import Plan, plan, plan_transfer
 from simkit.pipeline.progress import Progress
@@ -102,7 +103,8 @@ class Results:
 
 def run(
     study: str | os.PathLike[str] | Study, *, out: str | os.PathLike[str] | None = None, store: str | os.PathLike[str] | None = None,
-    overwrite: bool = False, strict: bool = False, batch_size: int = 64, workers: int | None = None, jobs: int = 1, progress: Progress | None = None,
+    overwrite: bool = False, strict: bool = False, batch_size: int = 64, workers: int | None = None, jobs: int = 1, cluster: str | None = None,
+    progress: Progress | None = None,
 ) -> Results:
     """Runs a whole study and writes its tables, figures and page. Finished work is found in the store; an interrupted run goes on.
 
@@ -115,6 +117,8 @@ def run(
         batch_size: images per batch while embedding (does not change the recipe).
         workers: decoding threads; default: the CPU cores.
         jobs: fine-tuning runs at a time, each in its own process.
+        cluster: "ray", "ray:auto" or "ray:HOST:PORT": fine-tuning runs go to a Ray cluster, whose machines must all see the store (see
+            :func:`~simkit.transfer.run_units`); the rest of the study runs here.
         progress: told what happens; silent by default.
 
     Raises:
@@ -123,12 +127,13 @@ def run(
     progress = progress or Progress()
     study = study if isinstance(study, Study) else read_study(study)
     study = replace(study, out=Path(out) if out is not None else study.out, store=Path(store) if store is not None else study.store)
+    Where.parse(cluster, jobs=jobs)  # what is wrong with it is said before hours of embedding
     started = time.time(), time.process_time()
     _check_out(study, overwrite=overwrite)
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
     cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, batch_size=batch_size, workers=workers)
-    transfer = _finetune(made, kept, progress, jobs=jobs)
+    transfer = _finetune(made, kept, progress, jobs=jobs, cluster=cluster)
     progress.say("correlating scores with transfer, writing tables and page")
     content = _content(made, cards, kept, scores, (*made.impossible, *refused), transfer, progress)
     asked = frozenset() if study.all_methods else frozenset(m.name for m in study.methods)
@@ -181,12 +186,12 @@ def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor:
     return ScoreTable(tuple(records))
 
 
-def _finetune(made: Plan, kept: Mapping[str, Dataset], progress: Progress, *, jobs: int) -> TransferResult | None:
+def _finetune(made: Plan, kept: Mapping[str, Dataset], progress: Progress, *, jobs: int, cluster: str | None) -> TransferResult | None:
     if made.transfer is None:
         return None
     same = all(len(kept[name]) == len(made.readable[name]) for name in kept)
     units = made.transfer if same else plan_transfer(made.study, kept, made.store)
-    return run_units(units, progress=progress.say, jobs=jobs)
+    return run_units(units, progress=progress.say, jobs=jobs, cluster=cluster)
 
 
 def _content(
@@ -210,6 +215,7 @@ def _content(
             correlation = correlate(table, performance=performance, alias=aliases(options.alias, "correlate.alias"), permutations=options.permutations,
                                     bootstraps=options.bootstraps, seed=study.seed, allow_missing=True)
         except NotEnoughData as error:
+            unavailable = (*unavailable, Unavailable("correlation", "", "", error.problems[0].message))
             progress.say(f"no correlation: {error.problems[0].message}")
     skipped: tuple[Skipped, ...] = tuple(s for dataset in kept.values() for s in dataset.skipped)
     extra = study.protocol.sources if study.protocol else ()
@@ -312,7 +318,9 @@ def _write(results: Results, made: Plan, started: tuple[float, float]) -> None:
         write_text(out / "ranking.csv", csv_text(columns, rows))
     if content.correlation is not None:
         write_json(out / "correlation.json", content.correlation.as_dict())
-    save_figures(content, out / "figures")
+    drawn = set(save_figures(content, out / "figures"))
+    for old in {*(out / "figures").glob("*.svg"), *(out / "figures").glob("*.png")} - drawn:  # figures of an earlier run under other names
+        old.unlink()
     write_text(results.page, build_page(content))
     config = study_config(made.study)
     write_text(out / "config.toml", toml_text(config))

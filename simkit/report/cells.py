@@ -3,22 +3,27 @@ because they all read these."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simkit.report.content import Content, MethodInfo
 
 if TYPE_CHECKING:
-    from simkit.correlation import Correlation, RankedSource
+    from simkit.correlation import RankedSource
 
 __all__ = [
-    "ScoreCell", "TransferCell", "agreement_notes", "best_methods", "count_gaps", "flags_of", "interval_text", "method_infos", "metric_of", "number",
-    "p_text", "plural", "rankings", "score_cells", "signed", "transfer_cells",
+    "ScoreCell", "TransferCell", "answer_of", "best_methods", "flags_of", "interval_text", "method_infos", "metric_in_full", "metric_of", "number", "p_text",
+    "plural", "rankings", "score_cells", "shortened", "signed", "size_line", "transfer_cells",
 ]
 
 Interval = tuple[float, float]
+
+METRICS = {
+    "auc": "AUC", "auc-ovr-weighted": "AUC (one-vs-rest, prevalence-weighted)", "auc-ovr-macro": "AUC (one-vs-rest, mean over classes)",
+}
+"""Metrics as readers know them; others are written as they are named."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,10 @@ class TransferCell:
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """What one measure says about one source-target pair (fields as in the score table), and its rank among the sources of the target."""
+    """What one measure says about one source-target pair (fields as in the score table).
+
+    ``rank`` is that among the ``of`` sources of the target (1 is the most similar); the ``equal`` other sources of the same value share it.
+    """
 
     source: str
     target: str
@@ -80,6 +88,22 @@ class ScoreCell:
     flags: tuple[str, ...]
     rank: int
     of: int
+    equal: int = 0
+
+    @property
+    def average_rank(self) -> float:
+        """The mean of the ranks that it shares with equal values."""
+        return self.rank + self.equal / 2
+
+    @property
+    def constant(self) -> bool:
+        """Whether the measure has the same value for every source of the target, so that it orders nothing."""
+        return self.of > 1 and self.equal == self.of - 1
+
+    @property
+    def rank_text(self) -> str:
+        """``2 of 6``; ``1 to 3 of 6`` for the first of three equal values."""
+        return f"{self.rank}{f' to {self.rank + self.equal}' if self.equal else ''} of {self.of}"
 
     @property
     def text(self) -> str:
@@ -141,21 +165,60 @@ def score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
         for record in records:
             value = float(record["value"])
             better = sum((other["value"] > value) if record["higher_is_better"] else (other["value"] < value) for other in records)
+            equal = sum(other["value"] == value for other in records) - 1
             ends = record.get("lower"), record.get("upper")
             cells[method, target, record["source"]] = ScoreCell(
                 source=record["source"], target=target, method=method, value=value,
                 interval=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
                 floor=record.get("floor"), n_source=record.get("n_source"), n_target=record.get("n_target"),
-                converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records),
+                converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records), equal=equal,
             )
     return cells
 
 
 def metric_of(content: Content) -> str:
-    """The performance metric as it is written beside numbers, for example ``AUC``."""
-    names = {record["metric"] for record in content.transfer.records} if content.transfer else set()
-    name = " / ".join(sorted(names)) or "performance"
-    return name.replace("auc", "AUC").replace("_", " ")
+    """The performance metric as it is written beside numbers, for example ``AUC``; every way to average an AUC over classes is called so."""
+    names = {_spelled(record["metric"]).split(" (")[0] for record in content.transfer.records} if content.transfer else set()
+    return " / ".join(sorted(names)) or "performance"
+
+
+def metric_in_full(content: Content, target: str | None = None) -> str:
+    """The performance metric with the way it is averaged over classes, for captions: ``AUC (one-vs-rest, prevalence-weighted)``.
+
+    Args:
+        content: of the report.
+        target: only the metric of this target; where None and the targets have different ones, each is named with its targets.
+    """
+    records = [record for record in (content.transfer.records if content.transfer else ()) if target in (None, record["target"])]
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        found.setdefault(_spelled(record["metric"]), {})[record["target"]] = None
+    if len(found) > 1:
+        return "; ".join(f"{metric} for {', '.join(targets)}" for metric, targets in found.items())
+    return next(iter(found), "performance")
+
+
+def _spelled(metric: str) -> str:
+    return METRICS.get(metric.lower().replace("_", "-"), metric.replace("_", " "))
+
+
+def answer_of(content: Content, target: str) -> str:
+    """The answer about a target as the study has it, with the metric as :func:`metric_of` writes it; "" when there is none."""
+    return re.sub(r"(?<![\w-])auc[-_]ovr[-_](weighted|macro)(?![\w-])", "AUC", content.answers.get(target, ""), flags=re.IGNORECASE)
+
+
+def size_line(content: Content) -> str:
+    """``7 sources, 2 targets, baseline scratch``."""
+    from simkit.correlation.joining import SCRATCH
+
+    baselines = [source for source in content.sources if source == SCRATCH]
+    parts = [plural(len(content.sources) - len(baselines), "source"), plural(len(content.targets), "target")]
+    return ", ".join([*parts, *(f"baseline {name}" for name in baselines)])
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """The names, after ``most`` of them only how many there are more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def rankings(content: Content) -> dict[str, tuple[RankedSource, ...]]:
@@ -194,39 +257,3 @@ def best_methods(content: Content, count: int) -> tuple[str, ...]:
         return tuple(info.name for info in method_infos(content) if info.kind != "prior")[:count]
     defined = [result for result in content.correlation.methods if result.mean_spearman is not None]
     return tuple(result.method for result in sorted(defined, key=lambda result: -(result.mean_spearman or 0.0))[:count])
-
-
-def agreement_notes(found: Correlation) -> list[str]:
-    """What stands under the table of agreement: the noise ceiling, within-target and pooled correlations, and how the numbers came about."""
-    lines = []
-    if found.noise_ceiling:
-        ceilings = ", ".join(f"{target} {value:.2f}" for target, value in found.noise_ceiling.items())
-        lines.append(f"Noise ceiling (rank correlation of one replicate of the performance with the others): {ceilings}.")
-    for method, within in found.within.items():
-        lines.append(f"{method}: within-target r of the value as it is defined {signed(within.r)} ({plural(within.n, 'pair')}).")
-    for method, pooled in found.pooled.items():
-        what = "with" if pooled.includes_self else "without"
-        lines.append(f"{method}: pooled r {signed(pooled.pearson)}, p {p_text(pooled.p_value) or 'undefined'} ({plural(pooled.n, 'pair')} {what} self pairs): "
-                     "differences between targets go into it.")
-    return [*lines, *found.notes]
-
-
-def count_gaps(content: Content) -> list[str]:
-    """What was left out or could not be computed, one counted sentence each; empty when there is nothing."""
-    lines = []
-    images = Counter(item.dataset for item in content.skipped)
-    if images:
-        parts = ", ".join(f"{name} {count}" for name, count in images.items())
-        lines.append(f"{plural(sum(images.values()), 'image')} left out ({parts}).")
-    reasons = Counter((item.method, item.reason) for item in content.unavailable)
-    for (method, reason), count in reasons.items():
-        lines.append(f"{method}: {plural(count, 'value')} could not be computed: {reason}")
-    bad = [record for record in content.scores.records if record.get("converged") is False]
-    if bad:
-        parts = ", ".join(f"{name} {count}" for name, count in Counter(record["method"] for record in bad).items())
-        lines.append(f"{plural(len(bad), 'score')} from a solver that did not converge ({parts}): do not trust {'it' if len(bad) == 1 else 'them'}.")
-    undefined = [r for r in (content.transfer.records if content.transfer else ()) if r.get("performance") is None]
-    if undefined:
-        parts = ", ".join(f"{source} -> {target} {n}" for (source, target), n in Counter((r["source"], r["target"]) for r in undefined).items())
-        lines.append(f"{plural(len(undefined), 'replicate')} of a transfer without a defined {metric_of(content)} ({parts}).")
-    return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ACCENT", "FAINT", "INK", "PAPER", "POINT", "NamedFigure", "blank", "fixed_axes", "label", "png_bytes", "shortened", "style", "svg_text"]
+__all__ = ["ACCENT", "FAINT", "INK", "PAPER", "POINT", "NamedFigure", "blank", "fixed_axes", "label", "png_bytes", "style", "svg_text"]
 
 INK, FAINT, PAPER = "#1b1f24", "#6e7781", "#fefefe"
 """Text and axes, grid and hatching, background: these three the page replaces by its own colours, which follow light and dark."""
@@ -73,11 +73,6 @@ def fixed_axes(width: float, height: float, extra: float = 0.0) -> tuple[Figure,
 def label(name: str, width: int = 26) -> str:
     """A name for an axis: lines of at most ``width`` columns; nothing is cut off."""
     return "\n".join(wrapped(visible(name), width))
-
-
-def shortened(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:8])
-    return shown if len(keys) <= 8 else f"{shown} and {len(keys) - 8} more"
 
 
 def svg_text(figure: Figure) -> str:

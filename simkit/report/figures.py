@@ -5,14 +5,28 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simkit.files import write_bytes
-from simkit.report.cells import ScoreCell, TransferCell, best_methods, interval_text, method_infos, metric_of, p_text, score_cells, signed, transfer_cells
+from simkit.report.cells import (
+    ScoreCell,
+    TransferCell,
+    best_methods,
+    interval_text,
+    method_infos,
+    metric_of,
+    p_text,
+    score_cells,
+    shortened,
+    signed,
+    transfer_cells,
+)
 from simkit.report.content import Content, MethodInfo
-from simkit.report.drawing import ACCENT, FAINT, PAPER, POINT, NamedFigure, blank, fixed_axes, label, png_bytes, shortened, style, svg_text
+from simkit.report.drawing import ACCENT, FAINT, PAPER, POINT, NamedFigure, blank, fixed_axes, label, png_bytes, style, svg_text
 from simkit.report.heat_maps import measure_figures, transfer_figures
+from simkit.report.layout import safe_name, unique
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,10 +51,10 @@ def _scatter_figures(content: Content) -> list[NamedFigure]:
         panels = {target: points for target, points in found.items() if len(points) > 1}
         if panels:
             without = [target for target in content.targets if target not in panels]
-            out.append(_scatter_figure(content, method, panels, without, f"scatter-{len(out) + 1}"))
+            out.append(_scatter_figure(content, method, panels, without, f"scatter-{safe_name(method, otherwise=str(len(out) + 1))}"))
     if not out:
         why = "No target has both similarity and transfer of two sources, so one cannot be held against the other."
-        out.append(NamedFigure("scatter-1", "Similarity against transfer", "", missing=why))
+        out.append(NamedFigure("scatter", "Similarity against transfer", "", missing=why))
     return out
 
 
@@ -59,14 +73,14 @@ def _scatter_figure(content: Content, method: str, panels: Mapping[str, Sequence
         row, column = divmod(place, columns)
         axes = figure.add_axes(((0.8 + 2.9 * column) / width, (height - (row + 1) * each + 0.62) / height, PANEL / width, PANEL / height))
         _scatter(axes, points, info, numbers)
-        axes.set_title("\n".join(part for part in (label(target), _verdict(content, method, target)) if part), loc="left")
+        axes.set_title("\n".join(part for part in (label(target), _verdict(content, method, target)) if part), loc="left", fontsize=8.5)
         axes.set_ylabel(metric_of(content) if column == 0 else "")
     _key(figure, key, columns, width, height, key_height)
-    caption = "One point a source, numbered as below; one panel a target. Right is always more similar"
+    caption = "One point a source, numbered as in the key; one panel a target. Right is always more similar"
     caption += "" if info.higher_is_better else ": the axis of a distance runs backwards"
     caption += ". Bars are 95 % intervals. Targets are not pooled, because each has its own difficulty."
     if any(cell.floor is not None for points in panels.values() for _, cell, _ in points):
-        caption += " The dashed line is the floor, the value between two halves of the target."
+        caption += " The dashed line is the floor, the value between two halves of the target (at half its size, where many distances are larger)."
     caption += f" No panel, because fewer than two sources have both numbers: {shortened(without)}." if without else ""
     return NamedFigure(name, f"Similarity against transfer: {method}", caption, figure)
 
@@ -179,9 +193,13 @@ def _forest_figure(content: Content) -> NamedFigure:
 
 
 def figures(content: Content) -> tuple[NamedFigure, ...]:
-    """Every figure of the report in its order; one without data has no figure and says why."""
+    """Every figure of the report in its order; one without data has no figure and says why.
+
+    They are named for what they show ("measures-retina-2", "scatter-otdd"): safe as file names, and each name once.
+    """
     with style():
-        return (*transfer_figures(content), *measure_figures(content), *_scatter_figures(content), _forest_figure(content))
+        found = (*transfer_figures(content), *measure_figures(content), *_scatter_figures(content), _forest_figure(content))
+    return tuple(replace(item, name=name) for item, name in zip(found, unique([item.name for item in found]), strict=True))
 
 
 def save_figures(content: Content, folder: str | os.PathLike[str], *, dpi: int = 200) -> tuple[Path, ...]:

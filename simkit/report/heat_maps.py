@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from simkit.report.cells import ScoreCell, TransferCell, interval_text, method_infos, metric_of, number, score_cells, transfer_cells
+from simkit.report.cells import (
+    ScoreCell,
+    TransferCell,
+    interval_text,
+    method_infos,
+    metric_in_full,
+    metric_of,
+    number,
+    score_cells,
+    shortened,
+    transfer_cells,
+)
+from simkit.report.closeness import AT_FLOOR
 from simkit.report.content import Content, MethodInfo
-from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, fixed_axes, label, shortened
+from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, fixed_axes, label
+from simkit.report.layout import longest_piece, safe_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +35,16 @@ COLUMNS_IN_MAP = 6
 ROW, COLUMN = 0.36, 1.2
 """Height and width of a heat map's cell, inches."""
 
+LETTERS = 13
+"""Letters of a column's head that fit an inch."""
+
+WIDEST = 60
+"""Letters of the longest word of a head for which columns are still made wider."""
+
 SHADES = "viridis"
+
+NOT_TOLD = "≈"
+"""Behind the value of a source that cannot be told from the target."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,10 @@ class _Cell:
 
 
 def _heat_map(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[_Cell | None]], *, column_width: float = COLUMN) -> tuple[Figure, Axes]:
-    """Cells shaded by ``shade`` in 0..1 (1 is best), their text printed; None is hatched, a shade of None is left plain."""
+    """Cells shaded by ``shade`` in 0..1 (1 is best), their text printed; None is hatched, a shade of None is left plain.
+
+    Columns are made as wide as the longest word of their heads, so that no name is broken inside a word.
+    """
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
@@ -40,6 +65,7 @@ def _heat_map(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Seque
     lines = max((label.count("\n") + 1 for label in row_labels), default=1)
     lines = max([lines, *(cell.text.count("\n") + 1 for line in cells for cell in line if cell)])
     height = ROW if lines == 1 else 0.17 * lines + 0.12
+    column_width = max([column_width, *((min(longest_piece(name), WIDEST) + 1) / LETTERS for name in columns)])
     figure, axes = fixed_axes(column_width * len(columns), height * len(rows))
     shades = mpl.colormaps[SHADES]
     for i, line in enumerate(cells):
@@ -57,7 +83,7 @@ def _heat_map(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Seque
             axes.text(j + 0.5, i + 0.5, cell.text, ha="center", va=middle, fontsize=8, color=colour, linespacing=1.15)
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], [label(name, int(column_width * 13)) for name in columns])
+    axes.set_xticks([j + 0.5 for j in range(len(columns))], [label(name, int(column_width * LETTERS)) for name in columns])
     axes.set_yticks([i + 0.5 for i in range(len(rows))], row_labels)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -125,7 +151,7 @@ def _transfer_figure(
         rows.append(line)
     figure, axes = _heat_map(sources, targets, rows, column_width=1.35)
     _shade_bar(figure, axes, f"{low:.3f}", f"{high:.3f}", metric)
-    caption = f"Mean {metric} over replicates, 95 % interval, and rank within the target (#1 is best; = is not distinguishable from the best)."
+    caption = f"Mean {metric_in_full(content)} over replicates, 95 % interval, and rank within the target (#1 is best; = is not distinguishable from the best)."
     return NamedFigure(name, title, caption + (f" Hatched: no value ({shortened(missing)})." if missing else ""), figure)
 
 
@@ -137,35 +163,41 @@ def measure_figures(content: Content) -> list[NamedFigure]:
     cells, infos = score_cells(content), method_infos(content)
     out = []
     for number_of, target in enumerate(content.targets, 1):
+        name = f"measures-{safe_name(target, otherwise=str(number_of))}"
         methods = [info for info in infos if any(key[:2] == (info.name, target) for key in cells)]
         if not methods:
-            missing = f"No measure has a value for {target}."
-            out.append(NamedFigure(f"measures-{number_of}", f"Similarity to {target}", "", missing=missing))
+            out.append(NamedFigure(name, f"Similarity to {target}", "", missing=f"No measure has a value for {target}."))
         blocks = [methods[start : start + COLUMNS_IN_MAP] for start in range(0, len(methods), COLUMNS_IN_MAP)]
         for part, block in enumerate(blocks, 1):
             of = f" ({part} of {len(blocks)})" if len(blocks) > 1 else ""
-            name = f"measures-{number_of}" + (f"-{part}" if len(blocks) > 1 else "")
-            out.append(_measure_figure(content, cells, target, block, name, f"Similarity to {target} by every measure{of}"))
+            figure = _measure_figure(content, cells, target, block, f"{name}-{part}" if of else name, f"Similarity to {target} by every measure{of}")
+            out.append(replace(figure, caption=f"{_reading(cells.values(), target)} {figure.caption}".strip()) if part == 1 else figure)
     return out
+
+
+def _reading(cells: Iterable[ScoreCell], target: str) -> str:
+    """How the maps of a target are read: said once, under the first of them."""
+    own = [cell for cell in cells if cell.target == target]
+    text = "Values as each measure defines them; the shade is the rank of the source within one measure, so that units do not matter"
+    text += "; sources of equal value share the mean of their ranks." if any(cell.equal for cell in own) else "."
+    if any(cell.floor is not None for cell in own):
+        text += (" The row floor is the value between two halves of the target, so at half its size: what is held against it is the mean of a pair over "
+                 "half-samples (half_sample_mean in the details of a score), not the value printed above it.")
+        text += f" {NOT_TOLD} marks a source that was found {AT_FLOOR} in this way." if any(AT_FLOOR in cell.flags for cell in own) else ""
+    return text
 
 
 def _measure_figure(
     content: Content, cells: dict[tuple[str, str, str], ScoreCell], target: str, methods: Sequence[MethodInfo], name: str, title: str,
 ) -> NamedFigure:
     sources = [s for s in dict.fromkeys((*content.sources, *(key[2] for key in cells))) if any((info.name, target, s) in cells for info in methods)]
-    grid, missing, unconverged = [], [], False
+    grid, missing = [], []
     for source in sources:
-        line: list[_Cell | None] = []
-        for info in methods:
-            cell = cells.get((info.name, target, source))
-            if cell is None:
-                line.append(_Cell(None, "itself") if source == target else None)
-                missing += [] if source == target else [f"{info.name} of {source}"]
-                continue
-            unconverged = unconverged or not cell.converged
-            line.append(_Cell((cell.of - cell.rank) / (cell.of - 1) if cell.of > 1 else 1.0, f"{number(cell.value)}{'' if cell.converged else ' !'}"))
-        grid.append(line)
-    floors = [next((c.floor for key, c in cells.items() if key[:2] == (info.name, target) and c.floor is not None), None) for info in methods]
+        found = [cells.get((info.name, target, source)) for info in methods]
+        missing += [f"{info.name} of {source}" for info, cell in zip(methods, found, strict=True) if cell is None and source != target]
+        grid.append([_score_cell(cell, itself=source == target) for cell in found])
+    columns = [[cell for key, cell in cells.items() if key[:2] == (info.name, target)] for info in methods]
+    floors = [next((cell.floor for cell in column if cell.floor is not None), None) for column in columns]
     labels = list(sources)
     if any(floor is not None for floor in floors):
         labels.append("floor")
@@ -173,8 +205,16 @@ def _measure_figure(
     heads = [f"{info.name}\n{'higher = better' if info.higher_is_better else 'lower = closer'}" for info in methods]
     figure, axes = _heat_map(labels, heads, grid)
     _shade_bar(figure, axes, "last", "first", "rank within the measure")
-    caption = "Values as each measure defines them; the shade is the rank of the source within one measure, so that units do not matter."
-    if "floor" in labels[len(sources):]:
-        caption += " The last row is the floor: the value between two halves of the target. A distance that is not above it cannot be told from no distance."
-    caption += " A ! marks a solver that did not converge." if unconverged else ""
-    return NamedFigure(name, title, caption + (f" Hatched: no value ({shortened(missing)})." if missing else ""), figure)
+    constant = [column[0].method for column in columns if column[0].constant]
+    parts = [f"Not shaded, because the value is the same for every source: {', '.join(constant)}." if constant else "",
+             "! marks a solver that did not converge." if any(not cell.converged for column in columns for cell in column) else "",
+             f"Hatched: no value ({shortened(missing)})." if missing else ""]
+    return NamedFigure(name, title, " ".join(part for part in parts if part), figure)
+
+
+def _score_cell(cell: ScoreCell | None, *, itself: bool) -> _Cell | None:
+    if cell is None:
+        return _Cell(None, "itself") if itself else None
+    marks = (NOT_TOLD if AT_FLOOR in cell.flags else "") + ("" if cell.converged else "!")
+    shade = None if cell.constant or cell.of == 1 else (cell.of - cell.average_rank) / (cell.of - 1)
+    return _Cell(shade, f"{number(cell.value)} {marks}".rstrip())

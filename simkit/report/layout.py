@@ -7,12 +7,15 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["NARROWEST", "Column", "paragraph", "table", "text_width", "visible", "wrapped"]
+__all__ = ["NARROWEST", "Column", "longest_piece", "paragraph", "safe_name", "table", "text_width", "unique", "visible", "wrapped"]
 
 NARROWEST = 40
 """Columns below which lines are no longer made narrower."""
 
 GAP = "  "
+JOINERS = "-_./,:;=>"
+"""A word that is longer than a line is broken after one of these."""
+
 LEAST = 10
 """A text column is wrapped down to this width before the table gives up columns."""
 
@@ -35,13 +38,34 @@ def text_width(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def safe_name(text: str, *, otherwise: str, longest: int = 40) -> str:
+    """``text`` as part of a file name on any system: ASCII letters, digits, - and _; ``otherwise`` when nothing is left of it."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    return re.sub("[^A-Za-z0-9_]+", "-", plain).strip("-")[:longest].rstrip("-") or otherwise
+
+
+def unique(names: Sequence[str]) -> list[str]:
+    """The names in order, with -2, -3 ... behind those that stood before, also where they differ in case only (as on macOS and Windows)."""
+    used: set[str] = set()
+    out = []
+    for name in names:
+        found = next(text for number in range(1, len(names) + 1) if (text := name if number == 1 else f"{name}-{number}").lower() not in used)
+        used.add(found.lower())
+        out.append(found)
+    return out
+
+
+def longest_piece(text: str) -> int:
+    """Columns that the longest part of ``text`` takes that :func:`wrapped` need not break."""
+    return max(text_width(piece) for piece in re.split(f"(?<=[{re.escape(JOINERS)}])|\\s", visible(text)))
+
+
 def _broken(word: str, width: int) -> list[str]:
-    """A word longer than a line in pieces: after a joiner such as - or _ where one is in the second half of a piece, else anywhere."""
+    """A word longer than a line in pieces: after a joiner such as - or _ where there is one, else anywhere."""
     parts, line = [], ""
     for character in word:
         if line and text_width(line) + text_width(character) > width:
-            joint = max(line.rfind(joiner) for joiner in "-_./,:;=>") + 1
-            cut = joint if joint > len(line) // 2 else len(line)
+            cut = max(line.rfind(joiner) for joiner in JOINERS) + 1 or len(line)
             parts.append(line[:cut])
             line = line[cut:]
         line += character

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simkit.files import json_text, write_text
-from simkit.report.cells import agreement_notes, count_gaps, plural
+from simkit.report.cautions import agreement_notes, agreement_warnings, count_gaps
+from simkit.report.cells import answer_of, plural, size_line
+from simkit.report.closeness import REMEDY, closeness_answer
 from simkit.report.content import Content
 from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, svg_text
 from simkit.report.figures import figures
 from simkit.report.layout import visible
-from simkit.report.page_tables import PageTable, page_tables, ranking_table
+from simkit.report.page_tables import PageTable, answer_tables, page_tables
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -145,11 +147,12 @@ def build_page(content: Content) -> str:
     )
     return environment.get_template("page.html.j2").render(
         content=content, plural=plural, gaps=count_gaps(content), tables=tables,
-        notes=agreement_notes(content.correlation) if content.correlation else [],
-        rankings=[(target, ranking_table(content, i, target)) for i, target in enumerate(content.targets, 1)],
+        notes=agreement_notes(content.correlation) if content.correlation else [], size_line=size_line(content),
+        warnings=agreement_warnings(content.correlation) if content.correlation else [], measured=bool(content.transfer or content.ranking), remedy=REMEDY,
+        answers=[(target, answer_of(content, target) or closeness_answer(content, target), table) for target, table in answer_tables(content)],
         transfers=[item for name, item in drawn.items() if name.startswith("transfer")], forest=drawn["forest"],
         measures=[item for name, item in drawn.items() if name.startswith("measures-")],
-        scatters=[item for name, item in drawn.items() if name.startswith("scatter-")],
+        scatters=[item for name, item in drawn.items() if name.startswith("scatter")],
         cards=[_card(card, tuple(content.thumbnails.get(card.name, ()))) for card in content.cards],
         provenance=_provenance(content.provenance),
         style=Markup(_asset("page.css")), script=Markup(script), script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # noqa: S704 - our own files

@@ -5,14 +5,34 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simkit.report.cells import flags_of, interval_text, method_infos, metric_of, number, p_text, rankings, score_cells, signed, transfer_cells
+import numpy as np
+
+from simkit.report.cautions import undefined_reason
+from simkit.report.cells import (
+    flags_of,
+    interval_text,
+    method_infos,
+    metric_in_full,
+    metric_of,
+    number,
+    p_text,
+    rankings,
+    score_cells,
+    signed,
+    transfer_cells,
+)
+from simkit.report.closeness import closeness
 from simkit.report.content import Content
-from simkit.report.text import colour_text, remark
+from simkit.report.layout import safe_name, unique
+from simkit.report.text import colour_text, has_signs, remark
 from simkit.tables import csv_text
 
-__all__ = ["PageCell", "PageTable", "page_tables"]
+if TYPE_CHECKING:
+    from simkit.correlation import TargetResult
+
+__all__ = ["PageCell", "PageTable", "answer_tables", "page_tables"]
 
 INTERVALS = "95 % intervals allow for the training images that folds share (Nadeau and Bengio 2003)"
 
@@ -69,7 +89,32 @@ def _ends(interval: tuple[float, float] | None) -> tuple[float | None, float | N
     return interval or (None, None)
 
 
-def ranking_table(content: Content, number_of: int, target: str) -> PageTable | None:
+def answer_tables(content: Content) -> list[tuple[str, PageTable | None]]:
+    """Per target: its sources in order of measured performance; without such, the order of each measure; None without both."""
+    names = unique([safe_name(target, otherwise=str(number)) for number, target in enumerate(content.targets, 1)])
+    return [(target, _ranking_table(content, name, target) or _closeness_table(content, name, target))
+            for target, name in zip(content.targets, names, strict=True)]
+
+
+def _closeness_table(content: Content, name: str, target: str) -> PageTable | None:
+    """The order in which each measure puts the sources of one target."""
+    columns = [("measure", False), ("kind", False), ("sources, most similar first", False), ("value of the first", True), ("95 % interval", False),
+               ("remark", False)]
+    rows, raw = [], []
+    for one in closeness(content, target):
+        first = one.cells[0]
+        rows.append([_text(one.method.name), _text(one.method.kind), _text(one.order), _number(first.value), _text(interval_text(first.interval)),
+                     _text(one.remark)])
+        raw += [[target, one.method.name, one.method.kind, cell.rank, cell.equal, cell.source, cell.value, *_ends(cell.interval), list(cell.flags)]
+                for cell in one.cells]
+    if not rows:
+        return None
+    head = ["target", "method", "kind", "rank", "equal", "source", "value", "lower", "upper", "flags"]
+    caption = f"Sources for {target} as each measure orders them (= joins equal values); overlapping intervals do not tell sources apart"
+    return _table(f"closest-{name}", caption, columns, rows, csv_text(head, raw))
+
+
+def _ranking_table(content: Content, name: str, target: str) -> PageTable | None:
     """The sources of one target in order of measured performance; None when nothing is ranked."""
     cells, metric, rows, raw = transfer_cells(content), metric_of(content), [], []
     for row in rankings(content).get(target, ()):
@@ -85,12 +130,13 @@ def ranking_table(content: Content, number_of: int, target: str) -> PageTable | 
                ("95 % of the gap", False), ("P(best)", True), ("remark", False)]
     head = ["target", "rank", "source", "mean", "lower", "upper", "n", "gap_to_best", "gap_lower", "gap_upper", "probability_best", "tied", "baseline",
             "remark"]
-    return _table(f"ranking-{number_of}", f"Sources for {target}, in order of mean {metric} over n replicates; {INTERVALS}", columns, rows, csv_text(head, raw))
+    caption = f"Sources for {target}, in order of mean {metric_in_full(content, target)} over n replicates; {INTERVALS}"
+    return _table(f"ranking-{name}", caption, columns, rows, csv_text(head, raw))
 
 
 def cards_table(content: Content) -> PageTable:
     """One row per data set."""
-    columns = [("data set", False), ("images", True), ("classes", True), ("imbalance", True), ("patients", True), ("width", True), ("height", True),
+    columns = [("data set", False), ("images", True), ("classes", True), ("imbalance", True), ("groups", True), ("width", True), ("height", True),
                ("colour", False), ("left out", True), ("tags", False)]
     rows, raw = [], []
     for card in content.cards:
@@ -115,7 +161,7 @@ def transfer_table(content: Content) -> PageTable | None:
              PageCell(c.rank_text, c.rank), _text(remark(c))] for c in cells.values()]
     csv = content.transfer.to_csv() if content.transfer else csv_text(
         ["source", "target", "mean", "lower", "upper", "n"], [[c.source, c.target, c.mean, *_ends(c.interval), c.n] for c in cells.values()])
-    return _table("transfer", f"Measured transfer: mean {metric} over n replicates; {INTERVALS}", columns, rows, csv)
+    return _table("transfer", f"Measured transfer: mean {metric_in_full(content)} over n replicates; {INTERVALS}", columns, rows, csv)
 
 
 def scores_table(content: Content) -> PageTable:
@@ -123,9 +169,10 @@ def scores_table(content: Content) -> PageTable:
     columns = [("measure", False), ("source", False), ("target", False), ("value", True), ("95 % interval", False), ("floor", True), ("n source", True),
                ("n target", True), ("rank", True), ("solver", False), ("flags", False)]
     rows = [[_text(c.method), _text(c.source), _text(c.target), _number(c.value), _text(interval_text(c.interval)), _number(c.floor), _number(c.n_source),
-             _number(c.n_target), PageCell(f"{c.rank} of {c.of}", c.rank), _text("converged" if c.converged else "not converged"), _text("; ".join(c.flags))]
+             _number(c.n_target), PageCell(c.rank_text, c.average_rank), _text("converged" if c.converged else "not converged"), _text("; ".join(c.flags))]
             for c in score_cells(content).values()]
-    return _table("scores", "Every score", columns, rows, content.scores.to_csv())
+    caption = "Every score; the floor is the value between two halves of the target, and the flags say which sources cannot be told from the target"
+    return _table("scores", caption, columns, rows, content.scores.to_csv())
 
 
 def agreement_table(content: Content) -> PageTable | None:
@@ -137,8 +184,8 @@ def agreement_table(content: Content) -> PageTable | None:
                ("regret", True), ("against static", True), ("remark", False)]
     rows, raw = [], []
     for result, kind in (*((r, "measure") for r in found.methods), *((r, "baseline") for r in found.baselines)):
-        note = f"undefined: {result.undefined}" if result.undefined else ("baseline" if kind == "baseline" else "")
-        above = PageCell(f"{result.positive_targets} of {len(result.targets)}", result.positive_targets) if result.targets else _text("")
+        note = f"undefined: {undefined_reason(result)}" if result.undefined else ("baseline" if kind == "baseline" else "")
+        above = PageCell(f"{result.positive_targets} of {len(result.targets)}", result.positive_targets) if has_signs(result) else _text("")
         rows.append([_text(result.method), PageCell(signed(result.mean_spearman), result.mean_spearman), _text(interval_text(result.interval, 2, sign=True)),
                      PageCell(p_text(result.p_value), result.p_value), PageCell(p_text(result.p_holm), result.p_holm), above, _number(result.regret, 3),
                      PageCell("" if result.versus_static is None else signed(result.versus_static), result.versus_static), _text(note)])
@@ -149,18 +196,29 @@ def agreement_table(content: Content) -> PageTable | None:
     return _table("agreement", caption, columns, rows, csv_text(head, raw))
 
 
+def _tied(one: TargetResult) -> PageCell:
+    """The share of pairs of sources of the same score."""
+    from simkit.correlation.statistics import tied_share
+
+    if len(one.points) < 2:
+        return _text("")
+    share = tied_share(np.array([value for _, value, _ in one.points], dtype=np.float64))
+    return PageCell(f"{share:.0%}", share)
+
+
 def per_target_table(content: Content) -> PageTable | None:
     """The rank correlations of each measure within each target."""
     found = content.correlation
     if found is None:
         return None
-    columns = [("measure", False), ("target", False), ("n", True), ("Spearman", True), ("95 % interval", False), ("Kendall", True), ("weighted tau", True),
-               ("Pearson", True), ("p", True), ("best source", False), ("source chosen by it", False), ("regret", True), ("remark", False)]
+    columns = [("measure", False), ("target", False), ("n", True), ("tied pairs", True), ("Spearman", True), ("95 % interval", False), ("Kendall", True),
+               ("weighted tau", True), ("Pearson", True), ("p", True), ("best source", False), ("source chosen by it", False), ("regret", True),
+               ("remark", False)]
     rows, raw = [], []
     for result in (*found.methods, *found.baselines):
         for one in result.targets:
             coefficients = (one.kendall, one.weighted_tau, one.pearson)
-            rows.append([_text(result.method), _text(one.target), _number(one.n), PageCell(signed(one.spearman), one.spearman),
+            rows.append([_text(result.method), _text(one.target), _number(one.n), _tied(one), PageCell(signed(one.spearman), one.spearman),
                          _text(interval_text(one.interval, 2, sign=True)), *(PageCell("" if c is None else signed(c), c) for c in coefficients),
                          PageCell(p_text(one.p_value), one.p_value), _text(one.best_source), _text(one.chosen_source), _number(one.regret, 3),
                          _text(one.undefined)])
@@ -168,16 +226,21 @@ def per_target_table(content: Content) -> PageTable | None:
                         one.chosen_source, one.regret, one.random_regret, one.undefined])
     head = ["method", "target", "n", "spearman", "lower", "upper", "kendall", "weighted_tau", "pearson", "p_value", "best_source", "chosen_source", "regret",
             "random_regret", "undefined"]
-    return _table("agreement-per-target", "Agreement within each target (n sources)", columns, rows, csv_text(head, raw))
+    caption = "Agreement within each target (n sources; tied pairs: share of the pairs of sources to which the measure gives the same value)"
+    return _table("agreement-per-target", caption, columns, rows, csv_text(head, raw))
 
 
 def methods_table(content: Content) -> PageTable:
     """What each measure is."""
-    names = ("measure", "kind", "direction", "unit", "symmetric", "meaning", "options", "source")
-    rows = [[info.name, info.kind, "higher = better" if info.higher_is_better else "lower = closer", info.unit, "yes" if info.symmetric else "no", info.summary,
-             info.options, info.citation] for info in method_infos(content)]
+    rows, raw = [], []
+    for info in method_infos(content):
+        direction = "higher = better" if info.higher_is_better else "lower = closer"
+        kind = f"{info.kind}; {direction}; {'symmetric' if info.symmetric else 'directed'}"
+        rows.append([_text(cell) for cell in (info.name, kind, info.unit, info.summary.replace("``", ""), info.options, info.citation)])
+        raw.append([info.name, info.kind, direction, info.unit, "yes" if info.symmetric else "no", info.summary, info.options, info.citation])
+    columns = [(name, False) for name in ("measure", "kind", "unit", "meaning", "options", "source")]
     head = ["method", "kind", "direction", "unit", "symmetric", "summary", "options", "citation"]
-    return _table("measures", "Measures", [(name, False) for name in names], [[_text(cell) for cell in row] for row in rows], csv_text(head, rows))
+    return _table("measures", "What each measure is", columns, rows, csv_text(head, raw))
 
 
 def _listed(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> PageTable | None:

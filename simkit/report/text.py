@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from simkit.dataset import DatasetCard
+from simkit.report.cautions import agreement_warnings, count_gaps
 from simkit.report.cells import (
     ScoreCell,
     TransferCell,
-    count_gaps,
+    answer_of,
     interval_text,
     method_infos,
+    metric_in_full,
     metric_of,
     number,
     p_text,
@@ -18,16 +21,25 @@ from simkit.report.cells import (
     rankings,
     score_cells,
     signed,
+    size_line,
     transfer_cells,
 )
+from simkit.report.closeness import REMEDY, closeness, closeness_answer
 from simkit.report.content import Content, MethodInfo
 from simkit.report.layout import GAP, LEAST, NARROWEST, Column, paragraph, table, text_width
 from simkit.tables import ScoreTable
+
+if TYPE_CHECKING:
+    from simkit.correlation import MethodResult
 
 __all__ = ["cards_text", "ranking_text", "scores_text", "summary_text"]
 
 UNCONVERGED = "!"
 BEST = "*"
+
+MOST_WARNINGS = 6
+MOST_NAMES = 6
+"""Warnings in a summary, and measures that one of them names; the page has all."""
 
 
 def cards_text(cards: Sequence[DatasetCard], width: int = 80) -> str:
@@ -37,7 +49,7 @@ def cards_text(cards: Sequence[DatasetCard], width: int = 80) -> str:
         cards: of the data sets, in the order to show.
         width: of the terminal; below 40 it is taken as 40.
     """
-    columns = [Column("data set"), Column("images", True), Column("classes", True), Column("per class", True), Column("patients", True),
+    columns = [Column("data set"), Column("images", True), Column("classes", True), Column("per class", True), Column("groups", True),
                Column("median size", True), Column("colour", True), Column("left out", True)]
     rows = []
     for card in cards:
@@ -71,8 +83,8 @@ def scores_text(scores: ScoreTable, width: int = 80, *, methods: Sequence[Method
     """One block per target: sources in rows, measures in columns; as many blocks below each other as the width asks for.
 
     The best value of a measure has a ``*``, one whose solver did not converge a ``!``; numbers in brackets behind the interval point to
-    the flags below. The row "floor" is the value between two halves of the target: a source that is not beyond it cannot be told from
-    a second sample of the target.
+    the flags below. The row "floor" is the value between two halves of the target, at half its size; whether a source can be told from a
+    second sample of the target is decided at that size and said by a flag.
 
     Args:
         scores: the table.
@@ -111,10 +123,13 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
         blocks.append(table(head, rows, width))
     size = _range(cell.n_target for cell in cells)
     units = "; ".join(f"{name} in {infos[name].unit}" for name in methods if infos[name].unit)
-    legend = paragraph(f"{BEST} best of the target; {UNCONVERGED} the solver did not converge: do not trust the value", width, indent="  ")
-    unit_lines = [paragraph(f"units: {units}", width, indent="  ")] if units else []
+    legends = [f"{BEST} best of the target; {UNCONVERGED} the solver did not converge: do not trust the value"]
+    if floors:
+        legends.append("floor: the value between two halves of the target, at half its size. It is held against half-samples of each pair, not against the "
+                       "values above it: the flag \"not distinguishable from the target\" is what counts")
+    legends += [f"units: {units}"] if units else []
     title = paragraph(f"Target {target}{f' (n = {size})' if size else ''}", width)
-    return "\n".join([title, "\n\n".join(blocks), legend, *unit_lines, *notes.lines(width)])
+    return "\n".join([title, "\n\n".join(blocks), *(paragraph(line, width, indent="    ", first="  ") for line in legends), *notes.lines(width)])
 
 
 def _score_column(cells: Sequence[ScoreCell], sources: Sequence[str], floors: bool, notes: _Notes) -> list[str]:
@@ -122,8 +137,11 @@ def _score_column(cells: Sequence[ScoreCell], sources: Sequence[str], floors: bo
     column: list[tuple[str, str]] = []
     for source in sources:
         cell = by_source.get(source)
-        marks = "" if cell is None else (BEST if cell.rank == 1 and cell.of > 1 else "") + ("" if cell.converged else UNCONVERGED) + notes.mark(cell.flags)
-        column.append(("missing" if cell is None else cell.text, marks))
+        if cell is None:
+            column.append(("missing", ""))
+            continue
+        best = BEST if cell.rank == 1 and cell.of > 1 and not cell.constant else ""
+        column.append((cell.text, best + ("" if cell.converged else UNCONVERGED) + notes.mark(cell.flags)))
     if floors:
         values = sorted({cell.floor for cell in cells if cell.floor is not None})
         column.append(("" if not values else " to ".join(dict.fromkeys(number(value) for value in (values[0], values[-1]))), ""))
@@ -198,23 +216,26 @@ def remark(cell: TransferCell) -> str:
 
 
 def _answer(content: Content, target: str, width: int) -> list[str]:
-    answer = content.answers.get(target)
+    answer = answer_of(content, target)
     return [paragraph(answer, width, indent="  ")] if answer else []
 
 
 def summary_text(content: Content, width: int = 80) -> str:
     """What `simkit run` ends with: the answer per target, mean performance of every pair, whether similarity predicts it, what is missing.
 
+    Where no transfer was measured: the order of every measure, and that similarity is all there is.
+
     Args:
         content: of the report.
         width: of the terminal; below 40 it is taken as 40.
     """
-    answers = [paragraph(_named(target, content.answers.get(target) or "no answer."), width, indent="    ", first="  ") for target in content.targets]
+    answers = [paragraph(_named(target, answer_of(content, target) or closeness_answer(content, target) or "no answer."), width, indent="    ", first="  ")
+               for target in content.targets]
+    measured = bool(content.transfer or content.ranking)
     gaps = count_gaps(content) or ["Nothing was left out, and everything asked for was computed."]
     return "\n\n".join([
-        "\n".join([paragraph(f"Study {content.study}: {plural(len(content.sources), 'source')}, {plural(len(content.targets), 'target')}", width), *answers]),
-        _transfer_text(content, width),
-        agreement_text(content, width),
+        "\n".join([paragraph(f"Study {content.study}: {size_line(content)}", width), *answers]),
+        *([_transfer_text(content, width), agreement_text(content, width)] if measured else _closeness_texts(content, width)),
         "\n".join(["Gaps", *(paragraph(line, width, indent="    ", first="  ") for line in gaps)]),
     ])
 
@@ -223,10 +244,20 @@ def _named(target: str, answer: str) -> str:
     return answer if answer.startswith(f"{target}:") else f"{target}: {answer}"
 
 
+def _closeness_texts(content: Content, width: int) -> list[str]:
+    """The order of every measure, one table a target; after them what that does not say."""
+    out = []
+    for target in content.targets:
+        rows = [[one.method.name, one.order, number(one.cells[0].value), one.remark] for one in closeness(content, target)]
+        if rows:
+            columns = [Column("measure"), Column("most similar first"), Column("value", True), Column("remark")]
+            head = paragraph(f"Target {target}: sources as each measure orders them (= joins equal values), value of the first", width)
+            out.append(f"{head}\n{table(columns, rows, width)}")
+    return [*out, paragraph(f"No transfer was measured, so whether similarity predicts it between these data sets is not known. {REMEDY}", width)]
+
+
 def _transfer_text(content: Content, width: int) -> str:
-    if not content.transfer and not content.ranking:
-        return paragraph("No transfer was measured: the scores above say how similar the sources are, not how well they transfer.", width)
-    cells, metric = transfer_cells(content), metric_of(content)
+    cells = transfer_cells(content)
     targets = [target for target in content.targets if any(key[0] == target for key in cells)]
     sources = [source for source in dict.fromkeys((*content.sources, *(key[1] for key in cells))) if any((target, source) in cells for target in targets)]
     columns = {target: _aligned([_transfer_text_cell(cells.get((target, source)), source == target) for source in sources]) for target in targets}
@@ -236,19 +267,22 @@ def _transfer_text(content: Content, width: int) -> str:
         rows = [[source, *(columns[target][index] for target in block)] for index, source in enumerate(sources)]
         blocks.append(table([Column("source"), *(Column(target, True) for target in block)], rows, width))
     ties = any(cell.tied for cell in cells.values())
-    head = f"Mean {metric} of source (row) on target (column), 95 % interval, rank" + ("; = is not distinguishable from the best" if ties else "")
+    head = f"Mean {metric_in_full(content)} of source (row) on target (column), 95 % interval, rank"
+    head += "; = is not distinguishable from the best" if ties else ""
     head += "; base is a baseline" if any(cell.baseline for cell in cells.values()) else ""
     return "\n".join([paragraph(head, width), "\n\n".join(blocks)])
 
 
 def _transfer_text_cell(cell: TransferCell | None, same: bool) -> tuple[str, str]:
-    """Mean with interval, and the rank."""
+    """Mean with interval, and the rank. The ends of the interval are printed, as it need not lie evenly about the mean (an AUC ends at 1)."""
     if cell is None or cell.mean is None:
         return "undefined" if cell else "itself" if same else "missing", ""
-    low, high = cell.interval or (cell.mean, cell.mean)
-    even = abs((high - cell.mean) - (cell.mean - low)) < 5e-4
-    spread = "" if cell.interval is None else f" ±{(high - low) / 2:.3f}" if even else f" {interval_text(cell.interval, 3)}"
-    return f"{cell.mean:.3f}{spread}", "base" if cell.baseline else cell.rank_text
+    return cell.text, "base" if cell.baseline else cell.rank_text
+
+
+def has_signs(result: MethodResult) -> bool:
+    """Whether there is a correlation in some target, so that it can be said in how many it is positive."""
+    return any(one.spearman is not None for one in result.targets)
 
 
 def agreement_text(content: Content, width: int = 80) -> str:
@@ -261,10 +295,11 @@ def agreement_text(content: Content, width: int = 80) -> str:
     rows = []
     for result, suffix in (*((r, "") for r in found.methods), *((r, " (baseline)") for r in found.baselines)):
         value = f"{signed(result.mean_spearman)} {interval_text(result.interval, 2, sign=True)}".rstrip()
-        above = f"{result.positive_targets}/{len(result.targets)}" if result.targets else ""
+        above = f"{result.positive_targets}/{len(result.targets)}" if has_signs(result) else ""
         rows.append([result.method + suffix, value, p_text(result.p_value), p_text(result.p_holm), above,
                      "" if result.regret is None else f"{result.regret:.3f}", "" if result.versus_static is None else signed(result.versus_static)])
     head = f"Does similarity predict transfer? {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets"
-    undefined = [f"{result.method} is undefined: {result.undefined}" for result in found.methods if result.undefined]
-    notes = [note for note in (*undefined, found.resolution, *found.warnings) if note]
+    warnings = agreement_warnings(found, most=MOST_NAMES)
+    notes = [f"resolution: {found.resolution}"] if found.resolution else []
+    notes += warnings if len(warnings) <= MOST_WARNINGS else [*warnings[:MOST_WARNINGS], f"{len(warnings) - MOST_WARNINGS} more on the page"]
     return "\n".join([paragraph(head, width), table(columns, rows, width), *(paragraph(note, width, indent="    ", first="  ") for note in notes)])
