@@ -155,9 +155,8 @@ class Dataset:
         import pandas as pd
 
         columns: dict[str, Any] = {"key": self.keys}
-        for name, values in (("label", self.label_names), ("group", self.groups), ("split", self.splits)):
-            if values is not None:
-                columns[name] = values
+        known = (("label", self.label_names), ("group", self.groups), ("split", self.splits))
+        columns |= {name: values for name, values in known if values is not None}
         return pd.DataFrame(columns)
 
 

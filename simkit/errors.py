@@ -147,6 +147,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK301": "Disk, memory or permission: the message names the path, what is needed and what is free.",
     "SK302": "Weights are not on this machine and could not be downloaded. The message says which file, its digest, and where to put it.",
     "SK303": "An optional package is missing, or the installed torch and torchvision do not match. The message holds the install line.",
+    "SK304": "A cluster cannot be reached, has no machine with the cores or the accelerator that one run needs, or has a machine on which other "
+             "versions are installed than here. Finished runs are kept.",
     # 4xx: integrity
     "SK401": "A file of the store is damaged (its digest differs), foreign, or from a newer simkit. `simkit cache verify` lists such files; "
              "`simkit cache verify --repair` sets them aside so that they are made again.",

@@ -11,7 +11,10 @@ from simkit.errors import IntegrityError, ResourceError, UsageError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["build_network", "check_network", "download_network", "head_of", "import_torchvision", "load_state", "state_of", "weights_enum", "weights_present"]
+__all__ = [
+    "build_network", "check_network", "download_network", "head_of", "host_error", "import_torchvision", "load_state", "state_of", "weights_enum",
+    "weights_present",
+]
 
 
 def check_network(network: str, where: str) -> None:
@@ -74,21 +77,24 @@ def _hub_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
+def host_error(url: str) -> OSError | None:
+    """Why an address cannot be reached, found out by one request that waits ten seconds at most; None when it can."""
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10):  # noqa: S310 - an https address of a model zoo
+            return None
+    except OSError as error:  # URLError, HTTPError and timeouts are kinds of it
+        return error
+
+
 def weights_present(url: str) -> None:
     """Fails before the work when weights are not on this machine and their host cannot be reached.
 
     Raises:
         ResourceError: naming the file, its address, and where to put it.
     """
-    if _hub_path(url).exists():
-        return
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10):  # noqa: S310 - torchvision's own https address
-            return
-    except (urllib.error.URLError, OSError) as error:
+    if not _hub_path(url).exists() and (error := host_error(url)) is not None:
         raise _unreachable(url, error) from error
 
 

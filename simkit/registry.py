@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import os
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
 from pathlib import Path
@@ -117,52 +118,74 @@ def _convert(value: Any, annotation: Any) -> Any:
 def _convert_one(value: Any, one: Any) -> Any:
     origin = get_origin(one)
     if origin is Literal:
-        for choice in get_args(one):
-            if (value == choice and type(value) is type(choice)) or (isinstance(value, Text) and value == str(choice)):
-                return choice
-        raise ValueError(f"expected {_type_text(one)}{nearest(str(value), [str(c) for c in get_args(one)])}")
+        return _choice(value, one)
     if origin is tuple:
-        items = value.split(",") if isinstance(value, Text) else value
-        if isinstance(items, str) or not isinstance(items, (list, tuple)):
-            raise TypeError(f"expected {_type_text(one)}")
-        items = [Text(item) for item in items] if isinstance(value, Text) else items
-        return tuple(_convert(item, get_args(one)[0]) for item in items)
+        return _list(value, one)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise TypeError("expected a table")
         return {str(k): _convert(v, get_args(one)[1]) for k, v in value.items()}
-    if one is type(None):
-        if value is None or (isinstance(value, Text) and value.lower() in ("none", "")):
-            return None
-        raise TypeError("expected nothing")
-    if one is bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, Text) and value.lower() in ("true", "false", "yes", "no"):
-            return value.lower() in ("true", "yes")
-        raise TypeError("expected true or false")
-    if one is int:
-        if isinstance(value, bool) or not (isinstance(value, (int, Text))):
-            raise TypeError("expected a whole number")
-        return int(value)
-    if one is float:
-        if isinstance(value, bool) or not (isinstance(value, (int, float, Text))):
-            raise TypeError("expected a number")
-        number = float(value)
-        if number != number or number in (float("inf"), float("-inf")):
-            raise ValueError("expected a finite number")
-        return number
-    if one is Path:
-        if not isinstance(value, (str, Path)) or not str(value):
-            raise TypeError("expected a path")
-        return Path(str(value))
-    if one is str:
-        if not isinstance(value, str):
-            raise TypeError("expected text")
-        return str(value)
+    if one in _SCALARS:
+        return _SCALARS[one](value)
     if one is Any or isinstance(value, one):
         return value
-    raise TypeError(f"expected {_type_text(one)}")
+    raise TypeError("of another type")
+
+
+def _choice(value: Any, one: Any) -> Any:
+    for choice in get_args(one):
+        if (value == choice and type(value) is type(choice)) or (isinstance(value, Text) and value == str(choice)):
+            return choice
+    raise ValueError(nearest(str(value), [str(c) for c in get_args(one)]))
+
+
+def _list(value: Any, one: Any) -> tuple[Any, ...]:
+    items = [Text(item) for item in value.split(",")] if isinstance(value, Text) else value
+    if isinstance(items, str) or not isinstance(items, (list, tuple)):
+        raise TypeError("expected a list")
+    return tuple(_convert(item, get_args(one)[0]) for item in items)
+
+
+def _nothing(value: Any) -> None:
+    if value is not None and not (isinstance(value, Text) and value.lower() in ("none", "")):
+        raise TypeError("expected nothing")
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Text) and value.lower() in ("true", "false", "yes", "no"):
+        return value.lower() in ("true", "yes")
+    raise TypeError("expected true or false")
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, Text)):
+        raise TypeError("expected a whole number")
+    return int(value)
+
+
+def _real(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, Text)):
+        raise TypeError("expected a number")
+    if not math.isfinite(float(value)):
+        raise ValueError("expected a finite number")
+    return float(value)
+
+
+def _words(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("expected text")
+    return str(value)
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise TypeError("expected a path")
+    return Path(str(value))
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {bool: _boolean, int: _whole, float: _real, str: _words, Path: _path, type(None): _nothing}
 
 
 class Text(str):
@@ -175,7 +198,7 @@ def _checked(value: Any, info: OptionInfo, where: str) -> Any:
     try:
         out = _convert(value, info.type)
     except (TypeError, ValueError) as error:
-        hint = str(error)[str(error).index(" (did") :] if " (did" in str(error) else ""
+        hint = str(error) if str(error).startswith(" (did") else ""
         raise UsageError("SK102", where, f"{shown} is not valid here: expected {wanted}{hint}", f"give {wanted}") from None
     numbers = out if isinstance(out, tuple) else (out,)
     for number in numbers:
@@ -336,7 +359,10 @@ def _as_dataclass(cls: type) -> type:
 
 
 SOURCES = Registry("source", {
+    "dicom": "simkit.sources.dicom:Dicom",
     "folder": "simkit.sources.folder:Folder",
+    "huggingface": "simkit.sources.huggingface:Huggingface",
+    "medmnist": "simkit.sources.medmnist:Medmnist",
     "npz": "simkit.sources.npz:Npz",
     "samples": "simkit.sources.samples:Samples",
     "table": "simkit.sources.table:Table",
@@ -344,6 +370,7 @@ SOURCES = Registry("source", {
 
 EXTRACTORS = Registry("extractor", {
     "pixels": "simkit.extractors.pixels:Pixels",
+    "timm": "simkit.extractors.timm:Timm",
     "torchvision": "simkit.extractors.torchvision:Torchvision",
 }, "simkit.extractors")
 

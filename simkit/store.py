@@ -70,6 +70,9 @@ class Store:
                 message = f"the store has schema {schema}, this simkit knows {SCHEMA}"
                 raise IntegrityError("SK401", str(marker), message, "update simkit, or give another --store")
 
+    def __reduce__(self) -> tuple[object, ...]:  # another process may have another working folder
+        return (type(self), (self.root.absolute(),))
+
     def prepare(self, *, need: int = 0) -> None:
         """Makes the root and checks, before any work, that it can be written and that ``need`` bytes are free.
 

@@ -710,3 +710,9 @@ def test_real_npz(shared: Path) -> None:
         dataset = SOURCES.build(detect(str(shared / "data" / f"{file}.npz"))).load("d", shared)
         assert (len(dataset), len(dataset.classes)) == (images, classes)
         assert dataset.read(len(dataset) - 1).shape == (28, 28, 1)
+
+
+def test_a_prefix_names_a_source() -> None:
+    assert detect("dicom:studies/a") == Spec("dicom", {"path": "studies/a"})
+    assert detect("medmnist:pneumoniamnist") == Spec("medmnist", {"set": "pneumoniamnist"})
+    assert detect("huggingface:owner/name") == Spec("huggingface", {"path": "owner/name"})

@@ -66,11 +66,14 @@ PROTOCOL = Protocol(
 )
 
 
-def study(folder: Path, *, progress: Callable[[str], None] | None = None, jobs: int = 1, protocol: Protocol = PROTOCOL, **datasets: Dataset) -> TransferResult:
+def study(
+    folder: Path, *, progress: Callable[[str], None] | None = None, jobs: int = 1, cluster: str | None = None, results: FolderResults | None = None,
+    protocol: Protocol = PROTOCOL, **datasets: Dataset,
+) -> TransferResult:
     """Every data set but ``target`` is a source; ``target`` is the target."""
     datasets = datasets or {"source": drawn("source", 16, 3, seed=1), "target": drawn("target", 12)}
-    plan = plan_units(protocol, datasets, [name for name in datasets if name != "target"], ["target"], 1, FolderResults(folder))
-    return run_units(plan, progress=progress, jobs=jobs)
+    plan = plan_units(protocol, datasets, [name for name in datasets if name != "target"], ["target"], 1, results or FolderResults(folder))
+    return run_units(plan, progress=progress, jobs=jobs, cluster=cluster)
 
 
 def study_killed_at(folder: Path, moment: int) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from simkit.errors import ResourceError, UsageError, nearest
+from simkit.errors import UsageError, nearest
 from simkit.extractors.base import Extractor, Session
+from simkit.extractors.network_session import NetworkSession, Preprocessing
 from simkit.networks import build_network, check_network, download_network, head_of, load_state, state_of, weights_enum, weights_present
 from simkit.recipe import digest_file, recipe_of, seed_for
 from simkit.registry import option
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Torchvision"]
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's channel statistics, for checkpoints and untrained networks; named weights bring their own."""
 
 
 @dataclass(frozen=True)
@@ -81,70 +76,39 @@ class Torchvision(Extractor):
                 return download_network(self.network, self._enum())
             return build_network(self.network)
 
+    def _preprocessing(self) -> Preprocessing:
+        if self.checkpoint is None and self.weights != "random":
+            rule = self._enum().transforms()
+            chosen = Preprocessing(int(rule.resize_size[0]), int(rule.crop_size[0]), tuple(rule.mean), tuple(rule.std), rule.interpolation.value)
+        else:
+            chosen = Preprocessing(256, 224)
+        return chosen if self.image_size is None else replace(chosen, resize=self.image_size, crop=self.image_size)
+
     def session(self, device: str) -> Session:
-        return _NetworkSession(self, device)
+        return _HookedSession(self, device)
 
 
-class _NetworkSession:
-    """The network on its device, with a hook on the layer whose values are taken."""
+class _HookedSession(NetworkSession):
+    """The network with a hook on the layer whose values are taken."""
 
     def __init__(self, options: Torchvision, device: str):
-        import torch
-
-        self.options, self.device = options, torch.device(device)
-        self.model = options._build().eval().to(self.device).to(memory_format=torch.channels_last)
-        self.resize, self.crop, mean, std, self.resample = self._preprocessing()
-        self.mean = torch.tensor(mean, device=self.device).view(1, 3, 1, 1)
-        self.std = torch.tensor(std, device=self.device).view(1, 3, 1, 1)
+        super().__init__(options._build(), options._preprocessing(), device)
+        self.options = options
         self.caught: torch.Tensor | None = None
         if options.layer:
             dict(self.model.named_modules())[options.layer].register_forward_hook(self._catch_output)
         else:
             head_of(self.model)[1].register_forward_pre_hook(self._catch_input)
 
-    def _preprocessing(self) -> tuple[int, int, Sequence[float], Sequence[float], Any]:
-        from PIL import Image
-
-        options = self.options
-        mean, std, resize, crop, resample = MEAN, STD, 256, 224, Image.Resampling.BILINEAR
-        if options.checkpoint is None and options.weights != "random":
-            rule = options._enum().transforms()
-            mean, std, resize, crop = tuple(rule.mean), tuple(rule.std), int(rule.resize_size[0]), int(rule.crop_size[0])
-            resample = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[rule.interpolation.value]
-        if options.image_size is not None:
-            resize = crop = options.image_size
-        return resize, crop, mean, std, resample
+    def rows(self, images: torch.Tensor) -> torch.Tensor:
+        self.model(images)
+        return self._pooled(self.caught)
 
     def _catch_input(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         self.caught = inputs[0]
 
     def _catch_output(self, module: Any, inputs: Any, output: Any) -> None:
         self.caught = output
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
-        width, height = picture.size
-        scale = self.resize / min(width, height)
-        size = (max(self.crop, int(width * scale)), max(self.crop, int(height * scale)))
-        picture = picture.resize(size, self.resample)
-        left, top = round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
-        return np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
-
-    def features(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        import torch
-
-        try:
-            with torch.inference_mode():
-                pixels = torch.from_numpy(np.stack(batch)).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-                images = (pixels.float().div_(255) - self.mean) / self.std
-                self.model(images.contiguous(memory_format=torch.channels_last))
-                rows = self._pooled(self.caught)
-                return np.asarray(rows.float().cpu().numpy())
-        except torch.OutOfMemoryError as error:
-            fix = "give a smaller --batch-size, or --device cpu"
-            raise ResourceError("SK301", str(self.device), f"out of memory with a batch of {len(batch)} images", fix) from error
 
     def _pooled(self, caught: Any) -> torch.Tensor:
         import torch

@@ -18,7 +18,7 @@ from simkit.pipeline.running import score_study, score_table
 from simkit.pipeline.stages import Embedded, Sessions, cores, embed_dataset, read_card, strictly
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, build_options
 from simkit.report.content import Unavailable
-from simkit.sources import detect
+from simkit.sources import PREFIXES, detect
 from simkit.store import Store
 from simkit.study import DatasetSpec, Study, all_methods, load_datasets, read_study
 from simkit.tables import ScoreTable
@@ -66,7 +66,7 @@ def resolve(
         raise DataError("SK201", text, message, f"data sets of {study.name}: {names}") from error
     merged = {**spec.options, **(options or {})}
     source = SOURCES.get(spec.name)(**build_options(SOURCES.get(spec.name), merged, spec.name))
-    label = name or (text.partition(":")[2] if text.startswith("samples:") else Path(text).absolute().name)
+    label = name or Path(text.partition(":")[2] if spec.name in PREFIXES else text).absolute().name
     stem = Path(label).stem if Path(text).is_file() else label
     return DatasetSpec(stem, source), Path.cwd()
 

@@ -12,18 +12,22 @@ from simkit.sources.base import Source, nearest_entry, text_of
 __all__ = ["Source", "detect"]
 
 READ = {".csv": "table", ".tsv": "table", ".npz": "npz"}
+PREFIXES = {"samples": "set", "medmnist": "set", "huggingface": "path", "dicom": "path"}
+"""Sources that are named by a prefix, ``samples:digits``, and the option that the rest stands for."""
 
 
 def detect(text: str) -> Spec:
-    """The source for what a user typed: a folder, a ``.csv`` or ``.tsv`` table, an ``.npz`` file, or ``samples:NAME``.
+    """The source for what a user typed: a folder, a ``.csv`` or ``.tsv`` table, an ``.npz`` file, or a prefix (``samples:digits``,
+    ``medmnist:pneumoniamnist``, ``dicom:studies/``, ``huggingface:owner/name``).
 
     A folder that holds no folder is read without labels. Relative paths are looked up from the working directory.
 
     Raises:
         DataError: nothing is there (naming what is), a file of another kind, or a folder that is described by a table inside it.
     """
-    if text.startswith("samples:"):
-        return Spec("samples", {"set": text.removeprefix("samples:")})
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix in PREFIXES:
+        return Spec(prefix, {PREFIXES[prefix]: rest})
     path = Path(text).expanduser()
     if path.is_dir():
         return _folder(path)

@@ -7,9 +7,11 @@ No global setting of Pillow is changed.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -23,7 +25,7 @@ from simkit.sources.base import text_of
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["EXTENSIONS", "FORMATS", "Decoding", "FileReader", "decode", "looks_like"]
+__all__ = ["EXTENSIONS", "FORMATS", "Decoding", "FileReader", "decode", "decode_bytes", "looks_like"]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are read, by Pillow's names. Pillow tries only these, so no other decoder ever sees the bytes."""
@@ -102,16 +104,31 @@ def decode(path: str | os.PathLike[str], rules: Decoding | None = None) -> np.nd
         DataError: SK206 when the file cannot be read (saying what its bytes look like), SK207 when no declared rule covers it.
         UsageError: when Pillow was told elsewhere in this process to fill truncated images with grey.
     """
+    return _decoded(lambda: _regular(path), text_of(path), rules or Decoding())
+
+
+def decode_bytes(data: bytes, where: str, rules: Decoding | None = None) -> np.ndarray:
+    """An image file that is in memory, by the same rules as :func:`decode`.
+
+    Args:
+        data: the file's bytes.
+        where: what messages call it.
+        rules: how it becomes 8 bit.
+    """
+    return _decoded(lambda: io.BytesIO(data), where, rules or Decoding())
+
+
+def _decoded(opened: Callable[[], BinaryIO], where: str, rules: Decoding) -> np.ndarray:
     from PIL import Image, ImageFile, UnidentifiedImageError
 
-    rules, where = rules or Decoding(), text_of(path)
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         fix = "set PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False before simkit reads images"
         raise UsageError("SK102", "PIL.ImageFile.LOAD_TRUNCATED_IMAGES", "this process lets Pillow fill truncated images with grey, silently", fix)
     head, size = b"", 0
     try:
-        with _regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        with opened() as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             head = file.read(512)
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
@@ -132,7 +149,7 @@ def decode(path: str | os.PathLike[str], rules: Decoding | None = None) -> np.nd
         raise DataError("SK206", where, why, f"replace or remove the file; formats read: {', '.join(FORMATS)}") from error
     except OSError as error:
         if error.errno is not None:
-            raise _unreadable(path, error) from error
+            raise _unreadable(where, error) from error
         raise _damaged(error, head, size, where) from error
     except Exception as error:  # a decoder can fail in any way on damaged bytes; whatever it is, the file must be named
         raise _damaged(error, head, size, where) from error

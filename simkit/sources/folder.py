@@ -17,7 +17,7 @@ from simkit.registry import option
 from simkit.sources.base import Source, is_inside, located, nearest_entry, text_of
 from simkit.sources.decode import EXTENSIONS, FORMATS, Decoding, FileReader, looks_like
 
-__all__ = ["UNSUPPORTED", "Folder"]
+__all__ = ["UNSUPPORTED", "Folder", "Search", "check_classes", "no_folder"]
 
 UNSUPPORTED: dict[str, str] = {
     ".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM", ".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MetaImage", ".mhd": "MetaImage", ".nrrd": "NRRD",
@@ -53,12 +53,12 @@ class Folder(Source, Decoding):
         path = located(self.path, base)
         where = text_of(path)
         if not path.is_dir():
-            raise _no_folder(path)
-        search = _Search(os.path.realpath(path), self.allow_outside, self.labels)
+            raise no_folder(path)
+        search = Search(os.path.realpath(path), self.allow_outside, self.labels)
         search.run()
         search.problems.raise_if_any(DataError)
         if self.labels:
-            _check_classes(search, where)
+            check_classes(search, where)
         if not search.images:
             raise _nothing_read(search, where)
         images = sorted(search.images, key=lambda image: image.key)
@@ -80,8 +80,8 @@ class _Image:
 
 
 @dataclass
-class _Search:
-    """What lies below a folder. Real entries are looked at first, then symbolic links, so that a link never takes a file's place."""
+class Search:
+    """What lies below a folder; ``run`` fills the lists. Real entries are looked at first, then symbolic links, so that a link never takes a file's place."""
 
     root: str
     allow_outside: bool
@@ -174,13 +174,8 @@ class _Search:
         if not os.access(path, os.R_OK):
             self.skipped[key] = "no permission to read it"
             return
-        if extension not in EXTENSIONS:
-            kind = UNSUPPORTED.get(extension) or _sniffed(path)
-            if kind != "image":
-                self.extensions[extension or "(no extension)"] += 1
-                if kind:
-                    self.unsupported[key] = f"{kind} is not a format that this source reads"
-                return
+        if not self.accepts(path, key, extension):
+            return
         if "/" not in key:
             self.at_root.append(key)
         image = _Image(key, path, key.partition("/")[0])
@@ -192,6 +187,18 @@ class _Search:
         else:
             fix = "leave the file in one class only"
             self.problems.add("SK204", text_of(path), f"is the same file as {first.key} but lies in another class ('{image.label}' and '{first.label}')", fix)
+
+    def accepts(self, path: str, key: str, extension: str) -> bool:
+        """Whether a file is read: by its extension, else by its content. What is refused is counted, and named when it is an image."""
+        if extension in EXTENSIONS:
+            return True
+        kind = UNSUPPORTED.get(extension) or _sniffed(path)
+        if kind == "image":
+            return True
+        self.extensions[extension or "(no extension)"] += 1
+        if kind:
+            self.unsupported[key] = f"{kind} is not a format that this source reads"
+        return False
 
 
 def _extension(path: str) -> str:
@@ -213,7 +220,8 @@ def _sniffed(path: str) -> str:
     return SNIFFED.get(looks_like(head, len(head)), "")
 
 
-def _no_folder(path: Path) -> DataError:
+def no_folder(path: Path) -> DataError:
+    """The error for a path that is no folder."""
     if not path.exists():
         return DataError("SK201", text_of(path), f"the folder does not exist{nearest_entry(path)}", "check the path; relative paths start at the study file")
     reader = {".csv": "table", ".tsv": "table", ".npz": "npz"}.get(path.suffix.lower())
@@ -221,7 +229,7 @@ def _no_folder(path: Path) -> DataError:
     return DataError("SK201", text_of(path), "is a file, wanted a folder", fix)
 
 
-def _check_classes(search: _Search, where: str) -> None:
+def check_classes(search: Search, where: str) -> None:
     """Images must lie in class folders, and the folders must be classes."""
     if search.at_root:
         shown = ", ".join(sorted(search.at_root)[:5]) + (" ..." if len(search.at_root) > 5 else "")
@@ -234,7 +242,7 @@ def _check_classes(search: _Search, where: str) -> None:
         raise DataError("SK201", where, f"the folders are splits ({names}), not classes", fix)
 
 
-def _nothing_read(search: _Search, where: str) -> DataError:
+def _nothing_read(search: Search, where: str) -> DataError:
     found = []
     for extension, count in sorted(search.extensions.items(), key=lambda item: (-item[1], item[0])):
         kind = UNSUPPORTED.get(extension, "")
@@ -243,4 +251,5 @@ def _nothing_read(search: _Search, where: str) -> DataError:
     if search.skipped:
         some = "; ".join(f"{key}: {reason}" for key, reason in sorted(search.skipped.items())[:5])
         message += f"; {len(search.skipped)} skipped ({some})"
-    return DataError("SK201", where, message, f"formats read: {', '.join(FORMATS)}; convert other formats, or name another folder")
+    dicom = "DICOM files are read by the source 'dicom'; " if any(UNSUPPORTED.get(extension) == "DICOM" for extension in search.extensions) else ""
+    return DataError("SK201", where, message, f"{dicom}formats read: {', '.join(FORMATS)}; convert other formats, or name another folder")
