@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,23 @@ from simkit.recipe import digest, digest_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "content_order", "row_digests"]
+
+
+def row_digests(features: np.ndarray) -> np.ndarray:
+    """Digest of each row's values, (n,) of 16 bytes: equal for equal rows, otherwise in random order."""
+    rows = np.ascontiguousarray(features, dtype=np.float32) + np.float32(0.0)  # -0.0 becomes 0.0
+    return np.array([hashlib.blake2b(row.data, digest_size=16).digest() for row in rows], dtype="S16")
+
+
+def content_order(features: np.ndarray) -> tuple[np.ndarray, str]:
+    """An order of the rows that depends on their content only, and the digest of the rows in that order.
+
+    Used where a computation would otherwise depend (in its last digits, or through folds) on the order in which images were read.
+    """
+    digests = row_digests(features)
+    order = np.argsort(digests, kind="stable")
+    return order, hashlib.sha256(digests[order].tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +114,11 @@ class Embedding:
         labels = b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes()
         shape = f"{self.features.shape}".encode()
         return digest([digest_bytes(shape, np.ascontiguousarray(self.features).data.cast("B"), labels), self.classes, self.groups, self.extractor])
+
+    @cached_property
+    def by_content(self) -> np.ndarray:
+        """An order of the rows that depends on their features only, so that random splits do not depend on the order of reading."""
+        return content_order(self.features)[0]
 
     @property
     def frame(self) -> pd.DataFrame:

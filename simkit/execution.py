@@ -19,6 +19,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ __all__ = ["RETRIES", "Where", "Workers", "workers"]
 RETRIES = 3
 """How often a task is started again whose worker was lost."""
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS, POLL_SECONDS, CANCEL_SECONDS = 10.0, 0.1, 5.0
 LOCAL, RUNNING = "local", "auto"
 Anything = TypeVar("Anything")
 Task = Callable[..., Any]
@@ -292,7 +293,7 @@ class _Cluster:
         self._pending = {remote.remote(*call): (index, 0) for index, call in enumerate(calls)}
         try:
             while self._pending:
-                (ready, *_), _ = ray.wait(list(self._pending), num_returns=1)
+                ready = self._next()
                 index, lost = self._pending.pop(ready)
                 try:
                     result = ray.get(ready)
@@ -306,8 +307,20 @@ class _Cluster:
         except errors.RayError as error:
             message = f"Ray failed: {_first_line(error)}"
             raise ResourceError("SK304", "cluster", message, "see Ray's logs; the same command goes on: finished runs are kept") from error
+        except SystemError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None  # what a signal handler raised while Ray's compiled code was at work
         finally:
             self.cancel()
+
+    def _next(self) -> Any:
+        """A task that has ended. Waiting is done here and not by Ray, so that Ctrl-C and SIGTERM arrive in Python code."""
+        while True:
+            ended, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=0, fetch_local=False)
+            if ended:
+                return ended[0]
+            time.sleep(POLL_SECONDS)
 
     def _count(self, error: Exception, lost: int) -> None:
         """Says that a worker was lost.
@@ -324,10 +337,12 @@ class _Cluster:
         self._say(f"a worker was lost ({kind}): its run is started again and goes on from its last epoch ({self._lost} so far)")
 
     def cancel(self) -> None:
-        """Stops what is on its way; a task that is at work is killed."""
-        for task in self._pending:
+        """Stops what is on its way; a task that is at work is killed. Returns when they are, since Ray must not be left in between."""
+        tasks, self._pending = list(self._pending), {}
+        for task in tasks:
             self._ray.cancel(task, force=True)
-        self._pending = {}
+        if tasks:
+            self._ray.wait(tasks, num_returns=len(tasks), timeout=CANCEL_SECONDS, fetch_local=False)
 
 
 def _amount(node: dict[str, Any], resource: str) -> int:

@@ -42,6 +42,7 @@ class FakeRay(types.ModuleType):
         machines: host name -> resources.
         losses: errors that the next tasks end with instead of running.
         puts, started, cancelled, options: what was asked for.
+        refuse, interrupt: errors that ``init`` and ``wait`` raise.
         joined: a machine that ``nodes`` does not know yet and that runs every task that is bound to none.
     """
 
@@ -54,6 +55,8 @@ class FakeRay(types.ModuleType):
         self.initialised: dict[str, Any] | None = None
         self.stopped = 0
         self.refuse: Exception | None = None
+        self.interrupt: Exception | None = None
+        self.asked = 0
         self.node = ""
         names = ("WorkerCrashedError", "NodeDiedError", "ObjectLostError", "OutOfMemoryError", "RaySystemError")
         self.exceptions = types.SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError, **{name: _error(name) for name in names})
@@ -88,11 +91,18 @@ class FakeRay(types.ModuleType):
         self.options.append(options)
         return lambda function: _RemoteFunction(self, function, options)
 
-    def wait(self, references: list[Reference], *, num_returns: int) -> tuple[list[Reference], list[Reference]]:
-        assert num_returns == 1
-        newest = references[-1]
-        self._run(newest)
-        return [newest], references[:-1]
+    def wait(self, references: list[Reference], *, num_returns: int, timeout: float, fetch_local: bool) -> tuple[list[Reference], list[Reference]]:
+        assert fetch_local is False  # with a timeout, a large result could never arrive
+        if set(references) <= set(self.cancelled):
+            return references, []
+        assert (num_returns, timeout) == (1, 0)
+        self.asked += 1
+        if self.interrupt is not None:
+            raise self.interrupt
+        if self.asked % 2:
+            return [], references  # nothing has ended yet
+        self._run(references[-1])
+        return [references[-1]], references[:-1]
 
     def get(self, reference: Reference) -> Any:
         self._run(reference)

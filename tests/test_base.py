@@ -12,7 +12,7 @@ import simkit
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, NotEnoughData, UsageError
-from simkit.estimators.base import FeatureEstimator, HalfSamples, Score, compare, halves, score_pairs, with_uncertainty
+from simkit.estimators.base import FeatureEstimator, HalfSamples, Score, compare, halves, score_pairs, shortened, with_uncertainty
 from simkit.recipe import rng_for
 
 
@@ -31,11 +31,11 @@ class MeanDifference(FeatureEstimator):
         return Score(source - target)
 
 
-def cloud(name: str, n: int, shift: float = 0.0, *, groups: int = 0) -> Embedding:
+def cloud(name: str, n: int, shift: float = 0.0, *, groups: int = 0, dimension: int = 2) -> Embedding:
     rng = rng_for("cloud", name)
     labels = np.arange(n) % 3
     members = tuple(f"g{i % groups}" for i in range(n)) if groups else None
-    return Embedding(rng.normal(shift, 1.0, (n, 2)), labels.astype(np.int64), ("a", "b", "c"), members, name=name)
+    return Embedding(rng.normal(shift, 1.0, (n, dimension)), labels.astype(np.int64), ("a", "b", "c"), members, name=name)
 
 
 def test_the_interval_has_the_width_of_the_closed_form() -> None:
@@ -86,6 +86,50 @@ def test_the_same_images_under_another_name_are_called_not_distinguishable_and_a
     assert far.flags == ()
     assert far.floor is not None
     assert far.detail["half_sample_mean"] > far.floor > 0
+    assert far.detail["excess_over_floor"] == pytest.approx(far.detail["half_sample_mean"] - far.floor)
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 60), (200, 60), (60, 200)])
+def test_the_verdict_at_unequal_sizes_has_the_error_rate_that_it_states(n: int, m: int) -> None:
+    """Two samples of one law must nearly always be called not distinguishable, and a far one never, whatever the sizes."""
+    verdicts: dict[str, list[bool]] = {"same": [], "far": []}
+    for trial in range(40):
+        goal = cloud(f"goal {trial}", m, dimension=16)
+        for name, shift in (("same", 0.0), ("far", 1.0)):
+            score = compare("frechet", cloud(f"{name} {trial}", n, shift, dimension=16), goal, repeats=10)
+            verdicts[name].append("not distinguishable from the target" in score.flags)
+    assert np.mean(verdicts["same"]) >= 0.85
+    assert np.mean(verdicts["far"]) == 0.0
+
+
+def test_row_order_moves_neither_value_nor_interval() -> None:
+    source, goal = cloud("source", 51), cloud("goal", 40)
+    shuffled = source.take(rng_for(5).permutation(51))
+    for method in ("frechet", "otdd", "domain-classifier"):
+        one, other = (compare(method, s, goal, repeats=3) for s in (source, shuffled))
+        assert one.value == pytest.approx(other.value, rel=1e-9)
+        assert one.interval == pytest.approx(other.interval, rel=1e-9)
+        assert one.floor == other.floor
+
+
+def test_very_unequal_sizes_are_flagged_for_measures_that_depend_on_them() -> None:
+    few, many = cloud("few", 30), cloud("many", 60)
+    text = "sample sizes differ by more than half, and this measure depends on them"
+    assert text in compare("frechet", few, many).flags
+    assert text in compare("frechet", many, few).flags
+    assert text not in compare("frechet", cloud("some", 45), many).flags
+    assert text not in compare(MeanDifference(), few, many).flags
+
+
+def test_halves_are_cut_to_a_common_size_by_whole_groups_and_classes() -> None:
+    plain = shortened(cloud("p", 60), 20, rng_for(1))
+    assert plain.labels is not None
+    assert np.bincount(plain.labels).tolist() in ([7, 7, 6], [7, 6, 7], [6, 7, 7])
+    grouped = cloud("g", 60, groups=10)
+    cut = shortened(grouped, 20, rng_for(1))
+    assert len(cut) == 18
+    assert {g: (cut.groups or ()).count(g) for g in cut.groups or ()} == dict.fromkeys(sorted(set(cut.groups or ())), 6)
+    assert shortened(grouped, 60, rng_for(1)) is grouped
 
 
 def test_halves_keep_groups_together_and_classes_balanced() -> None:

@@ -7,12 +7,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from simkit.embedding import Embedding
+from simkit.embedding import Embedding, content_order
 from simkit.errors import NotEnoughData, UsageError
 from simkit.estimators import domain_classifier, logistic
 from simkit.estimators.base import compare
 from simkit.estimators.checks import check_estimator
-from simkit.estimators.domain_classifier import DomainClassifier, content_order, stratified_folds
+from simkit.estimators.domain_classifier import DomainClassifier, stratified_folds
 from simkit.estimators.logistic import balanced_weights, fit_logistic, principal_axes
 
 

@@ -211,6 +211,20 @@ def test_an_interruption_cancels_what_is_on_its_way(ray):
     assert ray.stopped == 1
 
 
+class Terminated(Exception):
+    """What a handler of SIGTERM raises."""
+
+
+def test_a_signal_that_arrives_inside_ray_is_what_it_was(ray):
+    ray.interrupt = SystemError("<cyfunction CoreWorker.wait> returned a result with an exception set")
+    with workers(Where.parse("ray"), say=silent) as place, pytest.raises(SystemError):
+        list(place.results(squared, SQUARES))
+    ray.interrupt.__cause__ = Terminated()
+    with workers(Where.parse("ray"), say=silent) as place, pytest.raises(Terminated):
+        list(place.results(squared, SQUARES))
+    assert len(ray.cancelled) == 10
+
+
 def test_accelerators_are_counted(monkeypatch):
     ray = fake_ray.install(monkeypatch, {"big": {"CPU": 16.0, "GPU": 4.0}, "plain": {"CPU": 64.0}})
     lines = []

@@ -34,10 +34,10 @@ class Score:
         value: the number, in the measure's own unit; always finite.
         converged: whether the solver behind it met its tolerance (True for closed forms).
         detail: the evidence: parts, iterations, errors, sample sizes.
-        interval: 95 % interval from the spread over half-samples (delete-half jackknife), or None when it was not asked for.
-        floor: the value between two random halves of the target (so at half its size), mean over repeats, or None. Compare it with
-            ``detail["half_sample_mean"]``, the pair at half size: not above the floor means that the source cannot be told from a second
-            sample of the target, and then a flag says so.
+        interval: value +- t times the spread over half-samples (delete-half jackknife): how far the value would move in another sample of
+            these sizes, or None when it was not asked for. It does not remove the bias that distances have at small n.
+        floor: the value between two random halves of the target (so at half its size), mean over repeats, or None. Whether the pair is
+            above it is judged at one common sample size (see :func:`with_uncertainty`); when it is not, a flag says so.
         flags: short warnings that go beside the number wherever it is shown.
     """
 
@@ -78,6 +78,7 @@ class Estimator:
         needs: what it asks of each data set, of: "labels", "tags", "attributes", "attributes.NOTION"; ``missing`` says what is lacking.
         needs_of_source: what it asks of the source only (for priors).
         bounds: smallest and largest possible value; None where there is none.
+        size_biased: whether the expected value depends on the sample sizes; pairs of very unequal sizes are then flagged.
         pool_relative: whether the value depends on the other data sets of the run.
         unit: of the value, in words.
         citation: source with equation number.
@@ -92,6 +93,7 @@ class Estimator:
     needs: tuple[str, ...] = ()
     needs_of_source: tuple[str, ...] = ()
     bounds: tuple[float | None, float | None] = (0.0, None)
+    size_biased = False
     pool_relative = False
     unit = ""
     citation = ""
@@ -191,7 +193,7 @@ def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedd
     else:
         if len(view) < 4:
             raise NotEnoughData("SK501", view.name, f"{len(view)} images cannot be split in two halves", "an interval needs at least four images")
-        order = rng.permutation(len(view))
+        order = view.by_content[rng.permutation(len(view))]
         if view.labels is not None:
             order = order[np.argsort(view.labels[order], kind="stable")]
         mask = np.zeros(len(view), dtype=bool)
@@ -204,13 +206,31 @@ def _rng(estimator: Estimator, source: str, target: str, seed: int, repeat: int 
     return rng_for(seed, *names, estimator.name, repeat)
 
 
+def shortened(view: Embedding, size: int, rng: np.random.Generator) -> Embedding:
+    """At most ``size`` random rows: whole groups where groups exist (at least one), else evenly from each class."""
+    if len(view) <= size:
+        return view
+    if view.groups:
+        names = sorted(set(view.groups))
+        rows: list[int] = []
+        for g in rng.permutation(len(names)):
+            members = [i for i, name in enumerate(view.groups) if name == names[g]]
+            if not rows or len(rows) + len(members) <= size:
+                rows += members
+        return view.take(np.array(sorted(rows)))
+    order = view.by_content[rng.permutation(len(view))]
+    if view.labels is not None:
+        order = order[np.argsort(view.labels[order], kind="stable")]
+    return view.take(order[np.linspace(0, len(view), size, endpoint=False).astype(int)])
+
+
 class HalfSamples:
     """Random halves of a data set with their summaries and the floor: made once per data set and measure, used for every pair.
 
     Args:
         estimator: the measure.
         view: the embedding that is halved.
-        seed: of the study; halves depend on it and on the data set's name, not on the measure.
+        seed: of the study; halves depend on it, on the data set's name and on the content of its rows, not on their order.
         repeats: number of splits, at least 3.
     """
 
@@ -218,28 +238,62 @@ class HalfSamples:
         self.estimator, self.view, self.seed, self.repeats = estimator, view, seed, repeats
 
     @cached_property
-    def summaries(self) -> list[tuple[Any, Any]]:
-        """Summaries of both halves of each split."""
-        splits = [halves(self.view, rng_for("halves", self.seed, self.view.name, repeat)) for repeat in range(self.repeats)]
-        return [(self.estimator.summarize(one), self.estimator.summarize(other)) for one, other in splits]
+    def splits(self) -> list[tuple[Embedding, Embedding]]:
+        """Both halves of each split."""
+        return [halves(self.view, rng_for("halves", self.seed, self.view.name, repeat)) for repeat in range(self.repeats)]
 
     @cached_property
-    def floors(self) -> list[float]:
-        """The measure between the two halves of each split; empty for measures that are no distances."""
-        if self.estimator.kind != "distance":
-            return []
+    def size(self) -> int:
+        """Images in the smallest half."""
+        return min(len(half) for split in self.splits for half in split)
+
+    def cut(self, size: int) -> list[tuple[Any, Any]]:
+        """Summaries of both halves of each split, cut to at most ``size`` images each."""
+        if size not in self._cut:
+            cut = [[shortened(half, size, rng_for("cut", self.seed, self.view.name, repeat, side)) for side, half in enumerate(split)]
+                   for repeat, split in enumerate(self.splits)]
+            self._cut[size] = [(self.estimator.summarize(one), self.estimator.summarize(other)) for one, other in cut]
+        return self._cut[size]
+
+    @cached_property
+    def _cut(self) -> dict[int, list[tuple[Any, Any]]]:
+        return {}
+
+    @cached_property
+    def summaries(self) -> list[tuple[Any, Any]]:
+        """Summaries of both halves of each split, whole."""
+        return self.cut(len(self.view))
+
+    def floors(self, size: int) -> list[float]:
+        """The measure between the two halves of each split, cut to at most ``size`` images each."""
         name = self.view.name
         rngs = [_rng(self.estimator, name, name, self.seed, repeat + 1) for repeat in range(self.repeats)]
-        return [self.estimator.compare(other, one, rng).value for (one, other), rng in zip(self.summaries, rngs, strict=True)]
+        return [self.estimator.compare(other, one, rng).value for (one, other), rng in zip(self.cut(size), rngs, strict=True)]
+
+    @cached_property
+    def whole_floors(self) -> list[float]:
+        """:meth:`floors` of the whole halves."""
+        return self.floors(len(self.view))
+
+
+UNCERTAINTY_VERSION = 1
+"""Part of the recipe of scores with intervals: raised with every change of the procedure below."""
+
+INDISTINCT = "not distinguishable from the target"
+UNEQUAL = "sample sizes differ by more than half, and this measure depends on them"
 
 
 def with_uncertainty(estimator: Estimator, score: Score, source: HalfSamples, target: HalfSamples) -> Score:
-    """The score with a 95 % interval (delete-half jackknife) and a split-half floor.
+    """The score with an interval from half-samples, a floor, and a verdict whether the pair is above it.
 
     The standard deviation over R random half-samples, taken without replacement from both sides, estimates the standard error at the
-    full size (Shao and Wu 1989, delete-d jackknife with d = n/2); the interval is value +- t(R-1) times it. It does not correct the bias
-    that many distances have at small n. The floor is the mean value between two halves of the target, so at half its size; a score is
-    called not distinguishable from the target when the mean over the half-samples, which has the same bias, is not above it.
+    full size (delete-d jackknife with d = n/2, Shao and Wu 1989); the interval is value +- t(R-1, 0.975) times it. It is the spread of the
+    value *at these sample sizes*: it is conservative for pairs near their floor, and it does not contain the distance between the
+    populations when the bias of small samples is larger than the spread.
+
+    For the verdict, source and target halves are cut to one common size m, so that the bias is the same on both sides, and the excess of
+    d(S, T) over d(T', T) is held against its own spread over the repeats: unless it exceeds t(R-1, 0.95) standard deviations, the source
+    is called not distinguishable from a second sample of the target.
     """
     from scipy.stats import t
 
@@ -247,18 +301,42 @@ def with_uncertainty(estimator: Estimator, score: Score, source: HalfSamples, ta
         pairs = zip(source.summaries, target.summaries, strict=True)
         rngs = [_rng(estimator, source.view.name, target.view.name, target.seed, repeat + 1) for repeat in range(target.repeats)]
         values = [estimator.compare(half_s, half_t, rng).value for ((half_s, _), (half_t, _)), rng in zip(pairs, rngs, strict=True)]
-        floor = float(np.mean(target.floors)) if target.floors else None
+        excess, floor = _excess(estimator, values, source, target) if estimator.kind == "distance" else (None, None)
     except NotEnoughData as error:
         return replace(score, flags=(*score.flags, f"no interval: {error.problems[0].message}"))
     spread = float(np.std(values, ddof=1) * t.ppf(0.975, target.repeats - 1))
     low, high = estimator.bounds
     lower = score.value - spread if low is None else max(low, score.value - spread)
     upper = score.value + spread if high is None else min(high, score.value + spread)
-    mean = float(np.mean(values))
-    at_floor = floor is not None and not estimator.higher_is_better and mean <= floor  # both at half size: the bias of small n cancels
-    flags = (*score.flags, "not distinguishable from the target") if at_floor and source.view is not target.view else score.flags
-    detail = {**score.detail, "half_sample_mean": mean, "repeats": target.repeats}
+    detail = {**score.detail, "half_sample_mean": float(np.mean(values)), "repeats": target.repeats}
+    flags = score.flags
+    if excess is not None:
+        detail["excess_over_floor"] = float(np.mean(excess))
+        detail["matched_images"] = min(source.size, target.size)
+        margin = float(t.ppf(0.95, target.repeats - 1) * np.std(excess, ddof=1))
+        if float(np.mean(excess)) <= margin and source.view is not target.view:
+            flags = (*flags, INDISTINCT)
     return replace(score, interval=(lower, upper), floor=floor, flags=flags, detail=detail)
+
+
+def _excess(estimator: Estimator, values: list[float], source: HalfSamples, target: HalfSamples) -> tuple[np.ndarray, float]:
+    """Per repeat d(S, T) - d(T', T) at one common size; and the floor of the whole halves."""
+    floor = float(np.mean(target.whole_floors))
+    common = min(source.size, target.size)
+    sizes = [len(half) for side in (source, target) for split in side.splits for half in split]
+    if max(sizes) <= common + 1:  # halves of one size: nothing to cut
+        return np.array(values) - np.array(target.whole_floors), floor
+    rngs = [_rng(estimator, source.view.name, target.view.name, target.seed, -repeat - 1) for repeat in range(target.repeats)]
+    pairs = zip(source.cut(common), target.cut(common), rngs, strict=True)
+    matched = [estimator.compare(half_s, half_t, rng).value for (half_s, _), (half_t, _), rng in pairs]
+    return np.array(matched) - np.array(target.floors(common)), floor
+
+
+def _flagged(estimator: Estimator, score: Score, source: Any, target: Any) -> Score:
+    """The score with a flag where sample sizes differ so much that a size-biased measure says more about them than about the data."""
+    if estimator.size_biased and isinstance(source, Embedding) and max(len(source), len(target)) > 1.5 * min(len(source), len(target)):
+        return replace(score, flags=(*score.flags, UNEQUAL))
+    return score
 
 
 class Summaries:
@@ -307,6 +385,7 @@ def score_pairs(
         try:
             _check_views(estimator, views[source], views[target])
             score = estimator.compare(made.of(source), made.of(target), _rng(estimator, source, target, seed))
+            score = _flagged(estimator, score, views[source], views[target])
             if repeats and estimator.view == "embedding":
                 if halved is None or halved.view is not views[target]:  # kept for one target at a time: summaries can be large
                     halved = HalfSamples(estimator, views[target], seed=seed, repeats=repeats)
@@ -358,7 +437,7 @@ def compare(method: str | Estimator, source: Any, target: Any, *, seed: int = 0,
     if estimator.pool_relative:
         raise UsageError("SK108", estimator.name, "its value depends on all data sets of a run: two are not enough", "use simkit.distance with the whole pool")
     summaries = estimator.summarize(source), estimator.summarize(target)
-    score = estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed))
+    score = _flagged(estimator, estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed)), source, target)
     if repeats and isinstance(source, Embedding) and isinstance(target, Embedding):
         halved = HalfSamples(estimator, target, seed=seed, repeats=repeats)
         other = halved if source is target else HalfSamples(estimator, source, seed=seed, repeats=repeats)

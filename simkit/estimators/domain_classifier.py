@@ -8,35 +8,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simkit.embedding import Embedding
+from simkit.embedding import Embedding, row_digests
 from simkit.errors import NotEnoughData, UsageError
 from simkit.estimators.base import FeatureEstimator, Score
 from simkit.estimators.logistic import balanced_weights, fit_logistic, principal_axes
 from simkit.registry import option
 
-__all__ = ["DomainClassifier", "DomainRows", "content_order", "row_digests", "stratified_folds"]
+__all__ = ["DomainClassifier", "DomainRows", "stratified_folds"]
 
 SMALLEST = 10
 """Fewest images on a side."""
 
 INNER_FOLDS = 3
 """Folds of the search for the penalty, inside each training fold."""
-
-
-def row_digests(features: np.ndarray) -> np.ndarray:
-    """Digest of each row's values, (n,) of 16 bytes: equal for equal rows, otherwise in random order."""
-    rows = np.ascontiguousarray(features, dtype=np.float32) + np.float32(0.0)  # -0.0 becomes 0.0
-    return np.array([hashlib.blake2b(row.data, digest_size=16).digest() for row in rows], dtype="S16")
-
-
-def content_order(features: np.ndarray) -> tuple[np.ndarray, str]:
-    """An order of the rows that depends on their content only, and the digest of the rows in that order.
-
-    Used where a computation would otherwise depend (in its last digits, or through folds) on the order in which images were read.
-    """
-    digests = row_digests(features)
-    order = np.argsort(digests, kind="stable")
-    return order, hashlib.sha256(digests[order].tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +61,7 @@ class DomainClassifier(FeatureEstimator):
     """
 
     name = "domain-classifier"
+    size_biased = True
     bounds = (0.0, 1.0)
     unit = "area under the ROC curve (0.5: cannot be told apart)"
     citation = ("Lopez-Paz and Oquab 2017, Revisiting classifier two-sample tests (arXiv 1610.06545); "

@@ -33,6 +33,7 @@ class Frechet(FeatureEstimator):
     """
 
     name = "frechet"
+    size_biased = True
     unit = "squared feature units (FD², not its root)"
     citation = "Dowson and Landau 1982, The Fréchet distance between multivariate normal distributions; Heusel et al. 2017 (arXiv 1706.08500), eq. 6"
 

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simkit.embedding import Embedding
+from simkit.embedding import Embedding, content_order
 from simkit.errors import ResourceError
 from simkit.estimators.base import FeatureEstimator, Score
-from simkit.estimators.domain_classifier import content_order
 from simkit.registry import option
 from simkit.transport import (
     Gaussian,
@@ -82,6 +81,7 @@ class Otdd(FeatureEstimator):
     """
 
     name = "otdd"
+    size_biased = True
     needs = ("labels",)
     unit = "squared feature units"
     citation = "Alvarez-Melis and Fusi 2020, Geometric dataset distances via optimal transport (arXiv 2002.02923)"

@@ -10,7 +10,7 @@ from typing import Any
 
 from simkit.dataset import Dataset
 from simkit.errors import DataError, NotEnoughData, SimkitError
-from simkit.estimators.base import Estimator, Score, Summaries, score_pairs
+from simkit.estimators.base import UNCERTAINTY_VERSION, Estimator, Score, Summaries, score_pairs
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.stages import CARD_VERSION, cores
 from simkit.recipe import digest
@@ -45,7 +45,7 @@ def score_key(estimator: Estimator, views: Mapping[str, str], source: str, targe
     """Recipe digest of a score. The names are part of it because they name the random numbers."""
     recipe = {"method": estimator.recipe(), "source": [source, views[source]], "target": [target, views[target]], "seed": seed}
     if estimator.view == "embedding":
-        recipe["repeats"] = repeats
+        recipe["repeats"] = [repeats, UNCERTAINTY_VERSION]
     if estimator.pool_relative:
         recipe["pool"] = sorted(views.values())
     return digest(recipe)
