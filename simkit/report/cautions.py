@@ -103,9 +103,13 @@ def count_gaps(content: Content) -> list[str]:
     if images:
         parts = ", ".join(f"{name} {count}" for name, count in images.items())
         lines.append(f"{plural(sum(images.values()), 'image')} left out ({parts}).")
-    reasons = Counter((item.method, item.reason) for item in content.unavailable)
-    for (method, reason), count in reasons.items():
-        lines.append(f"{method}: {plural(count, 'value')} could not be computed: {reason}")
+    reasons: dict[str, Counter[str]] = {}
+    for item in content.unavailable:
+        reasons.setdefault(item.method, Counter())[item.reason] += 1
+    for method, counts in reasons.items():
+        first, more = next(iter(counts)), len(counts) - 1
+        others = f" (and {plural(more, 'other reason')}, in the table of what could not be computed)" if more else ""
+        lines.append(f"{method}: {plural(counts.total(), 'value')} could not be computed: {first}{others}")
     bad = [record for record in content.scores.records if record.get("converged") is False]
     if bad:
         parts = ", ".join(f"{name} {count}" for name, count in Counter(record["method"] for record in bad).items())

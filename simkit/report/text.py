@@ -220,6 +220,10 @@ def _answer(content: Content, target: str, width: int) -> list[str]:
     return [paragraph(answer, width, indent="  ")] if answer else []
 
 
+MOST_GAPS = 6
+"""Lines of gaps that the terminal shows; the page shows all."""
+
+
 def summary_text(content: Content, width: int = 80) -> str:
     """What `simkit run` ends with: the answer per target, mean performance of every pair, whether similarity predicts it, what is missing.
 
@@ -233,6 +237,8 @@ def summary_text(content: Content, width: int = 80) -> str:
                for target in content.targets]
     measured = bool(content.transfer or content.ranking)
     gaps = count_gaps(content) or ["Nothing was left out, and everything asked for was computed."]
+    if len(gaps) > MOST_GAPS:
+        gaps = [*gaps[:MOST_GAPS], f"{len(gaps) - MOST_GAPS} more on the page"]
     return "\n\n".join([
         "\n".join([paragraph(f"Study {content.study}: {size_line(content)}", width), *answers]),
         *([_transfer_text(content, width), agreement_text(content, width)] if measured else _closeness_texts(content, width)),
