@@ -142,7 +142,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK208": "A method needs labels (or two classes at least) and the data set has none.",
     "SK209": "Two tables that should be joined do not name the same things. The message lists the names that have no partner.",
     "SK210": "The features hold NaN or infinite values. No measure is defined on them.",
-    "SK211": "The direction of a measure is not known: state whether higher values mean more similar. simkit never guesses it.",
+    "SK211": "The direction of a measure is not known: state whether higher values mean more similar. simkit never guesses it. A performance "
+             "counts as better when it is higher: one of which lower is better (a loss, an error) is refused until it is negated.",
     # 3xx: resources
     "SK301": "Disk, memory or permission: the message names the path, what is needed and what is free.",
     "SK302": "Weights are not on this machine and could not be downloaded. The message says which file, its digest, and where to put it.",

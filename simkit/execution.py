@@ -130,6 +130,10 @@ def workers(where: Where, *, cpus: int = 1, gpus: int = 0, say: Say) -> Iterator
         cluster = _Cluster(ray, cpus, gpus, say)
         try:
             yield cluster
+        except SystemError as error:
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from None  # what a signal handler raised while Ray's compiled code was at work
         finally:
             cluster.cancel()
     finally:
@@ -307,10 +311,6 @@ class _Cluster:
         except errors.RayError as error:
             message = f"Ray failed: {_first_line(error)}"
             raise ResourceError("SK304", "cluster", message, "see Ray's logs; the same command goes on: finished runs are kept") from error
-        except SystemError as error:
-            if error.__cause__ is None:
-                raise
-            raise error.__cause__ from None  # what a signal handler raised while Ray's compiled code was at work
         finally:
             self.cancel()
 
@@ -331,7 +331,7 @@ class _Cluster:
         kind = type(error).__name__
         if lost == RETRIES:
             message = f"one run lost its worker {lost + 1} times, most likely for lack of memory (last: {kind})"
-            fix = "give each run more of a machine (finetune.threads), or lower image_size; finished runs are kept"
+            fix = "let fewer runs share a machine (a smaller --num-cpus for `ray start`), or add memory; finished runs are kept"
             raise ResourceError("SK301", "cluster", message, fix) from error
         self._lost += 1
         self._say(f"a worker was lost ({kind}): its run is started again and goes on from its last epoch ({self._lost} so far)")

@@ -217,10 +217,10 @@ class Terminated(Exception):
 
 def test_a_signal_that_arrives_inside_ray_is_what_it_was(ray):
     ray.interrupt = SystemError("<cyfunction CoreWorker.wait> returned a result with an exception set")
-    with workers(Where.parse("ray"), say=silent) as place, pytest.raises(SystemError):
+    with pytest.raises(SystemError), workers(Where.parse("ray"), say=silent) as place:
         list(place.results(squared, SQUARES))
     ray.interrupt.__cause__ = Terminated()
-    with workers(Where.parse("ray"), say=silent) as place, pytest.raises(Terminated):
+    with pytest.raises(Terminated), workers(Where.parse("ray"), say=silent) as place:
         list(place.results(squared, SQUARES))
     assert len(ray.cancelled) == 10
 

@@ -121,7 +121,8 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     from simkit.device import describe_device, resolve_device
 
     device = resolve_device(study.device, where="device")
-    study.extractor.check()
+    if any(m.view == "embedding" for m in study.methods):
+        study.extractor.check()
     used = [name for name in study.datasets if name in {*study.sources, *study.targets}]
     datasets = load_datasets(study, used)
     if strict:
