@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from simkit.correlation import RankedSource, answer, rank_sources, read_transfer
-from simkit.errors import DataError
+from simkit.correlation.ranking import _probabilities
+from simkit.errors import DataError, UsageError
 from simkit.tables import TransferTable
 
 
@@ -96,6 +97,79 @@ def test_undefined_replicates_are_counted_and_left_out() -> None:
     gone = rank_sources(transfers({**FOLDS, "d": [None] * 5}))["t"][-1]
     assert (gone.source, gone.mean, gone.interval, gone.n, gone.undefined, gone.probability_best, gone.gap_to_best) == ("d", None, None, 0, 5, None, None)
     assert "5 replicates are undefined and left out" in answer("t", rank_sources(transfers({**FOLDS, "d": [None] * 5}))["t"])
+
+
+LUCKY = {"good": [0.920, 0.921, 0.932, 0.923, 0.524], "lucky": [0.900, 0.900, 0.910, 0.900, None]}
+
+
+def test_a_source_that_failed_on_a_hard_fold_gains_nothing_by_it() -> None:
+    """On the four folds that both have, "good" is better on each; its own mean is lower by the fold that "lucky" did not finish."""
+    rows = rank_sources(transfers({**LUCKY, "scratch": [0.5] * 5}))["t"]
+    good, lucky, scratch = rows
+    assert [row.source for row in rows] == ["good", "lucky", "scratch"]
+    assert (good.best, good.n, good.n_common, good.mean, good.mean_common) == (True, 5, 4, pytest.approx(0.844), pytest.approx(0.924))
+    assert (lucky.n, lucky.mean, lucky.mean_common, lucky.ordered_by) == (4, pytest.approx(0.9025), pytest.approx(0.9025), pytest.approx(0.9025))
+    assert lucky.gap_to_best == pytest.approx(np.mean([0.020, 0.021, 0.022, 0.023]))
+    assert not lucky.tied
+    assert scratch.gap_to_best == pytest.approx(0.924 - 0.5)
+    sentence = answer("t", rows)
+    assert sentence.startswith("t: take good (mean AUC 0.844 over 5 replicates")
+    assert "; lucky is worse" in sentence
+    assert "; the order and the comparisons are by the 4 replicates that all of them have (mean 0.924 there)" in sentence
+    assert "common" not in answer("t", rank_sources(transfers(FOLDS))["t"])
+    assert "that all of them have" not in answer("t", rank_sources(transfers(FOLDS))["t"])
+
+
+def test_gaps_are_of_the_replicates_that_decide_the_order() -> None:
+    """b is better than a on all their five folds, but not on the four that c has too: a gap to the best is never negative."""
+    rows = ranked({"a": [0.9, 0.9, 0.9, 0.9, 0.1], "b": [0.8, 0.8, 0.8, 0.8, 0.9], "c": [0.7, 0.7, 0.7, 0.7, None]})
+    assert rows["a"].best
+    assert rows["b"].gap_to_best == pytest.approx(0.1)
+    assert all((row.gap_to_best or 0.0) >= 0 for row in rows.values())
+
+
+def test_without_a_common_replicate_nothing_is_told_apart_and_that_is_said() -> None:
+    rows = rank_sources(transfers({"a": [0.9, 0.9, None, None], "b": [None, None, 0.5, 0.5], "c": [0.4] * 4}))["t"]
+    assert [row.source for row in rows] == ["a", "b", "c"]
+    assert all((row.n_common, row.mean_common, row.probability_best) == (0, None, None) for row in rows)
+    assert [(row.gap_to_best, row.tied) for row in rows[1:]] == [(None, True)] * 2
+    sentence = answer("t", rows)
+    assert "b, c are not distinguishable from it" in sentence
+    assert "; no replicate is common to all of them, so they are ordered by means over different replicates, which is no fair comparison" in sentence
+    single = answer("t", rank_sources(transfers({"a": [0.9, 0.9, None], "b": [None, 0.8, 0.8]}))["t"])
+    assert "b is not distinguishable from it" in single
+    assert "by the 1 replicate that all of them have (mean 0.900 there)" in single
+
+
+def test_probability_of_being_best_is_not_overconfident_with_five_folds() -> None:
+    """Of two sources that are equal in truth, one gets 0.975 or more in 5 % of the cases, as of a two-sided test at that level.
+
+    Differences of folds have the correlation that the corrected variance supposes, n_test / (n_train + n_test) = 0.2.
+    """
+    rng, sure = np.random.default_rng(1), 0
+    for seed in range(600):
+        fold = math.sqrt(0.2) * rng.normal() + math.sqrt(0.8) * rng.normal(size=5)
+        shares = _probabilities(np.stack([0.8 + 0.01 * fold, np.full(5, 0.8)]), 0.25, np.random.default_rng(seed))
+        sure += max(share or 0.0 for share in shares) >= 0.975
+    assert 0.02 < sure / 600 < 0.085
+
+
+@pytest.mark.parametrize("metric", [
+    "loss", "log-loss", "val_loss", "valLoss", "logloss", "error", "error_rate", "top-1 error", "RMSE", "mae", "mse", "brier", "Brier score", "nll", "ece",
+    "calibration-error", "expected_calibration_error", "hinge", "perplexity", "cross-entropy", "negative log-likelihood", "neg_log_likelihood",
+    "false positive rate", "loss_*", "*_loss",
+])
+def test_metrics_of_which_lower_is_better_are_refused(metric: str) -> None:
+    with pytest.raises(UsageError, match=r"error\[SK211\] t: the performance is .* better when lower: higher performance must be better(.|\n)*fix: negate"):
+        rank_sources(transfers(FOLDS, metric=metric))
+
+
+@pytest.mark.parametrize("metric", [
+    "auc", "accuracy", "performance", "relative gain", "minus loss", "-loss", "1 - error", "neg_log_loss", "neg_mean_squared_error", "Brier skill score",
+    "relative error reduction", "accuracy per class", "minus negative log-likelihood", "f1", "map", "precision", "specificity", "score_*",
+])
+def test_metrics_of_which_higher_is_better_are_not(metric: str) -> None:
+    assert rank_sources(transfers(FOLDS, metric=metric))["t"][0].source == "a"
 
 
 def test_one_replicate_says_nothing_about_chance() -> None:

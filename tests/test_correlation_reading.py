@@ -176,6 +176,17 @@ def test_direction_comes_from_options_then_the_column_then_the_registry(write: W
         run(table, similarities="far")
 
 
+def test_a_direction_that_depends_on_options_is_asked_for_and_does_not_contradict(write: Write) -> None:
+    """The ratings measure is a distance or a similarity, as its option says: its class has a property, which is neither."""
+    rows = [[s, t, "ratings", FAR[s, t], GOOD[s, t]] for s, t in GOOD]
+    with pytest.raises(UsageError, match=r"error\[SK211\] .*the direction of 'ratings' is not known: it depends on the options of that measure"):
+        run(long(write, rows))
+    for options, higher in (({"distances": "ratings"}, False), ({"similarities": "ratings"}, True)):
+        stated = run(long(write, rows), **options)
+        assert stated.methods[0].higher_is_better is higher
+        assert not any("ratings: taken as" in line for line in stated.warnings)
+
+
 def test_options_that_name_no_method_are_answered_with_the_nearest(write: Write) -> None:
     with pytest.raises(UsageError, match=r"error\[SK101\] distances: 'farr' is not a method of .*\(did you mean 'far'\?\)"):
         run(wide(write), distances=["far", "farr"])
@@ -270,6 +281,24 @@ def test_auc_outside_0_to_1_is_refused_where_the_metric_is_auc(write: Write) -> 
     with pytest.raises(DataError, match=r"column 'AUC'\): value 1.5 is outside 0..1"):
         run(named, distances="far")
     assert run(named, distances="far", metric="relative gain").metric == "relative gain"
+
+
+def test_a_performance_of_which_lower_is_better_is_refused_and_an_unknown_one_is_noted(write: Write) -> None:
+    refused = r"error\[SK211\] .*the performance is 'loss', which by its name is better when lower(.|\n)*fix: negate the numbers .*'minus loss'"
+    named = write("t.csv", "source,target,loss,far", [[s, t, 1 - GOOD[s, t], FAR[s, t]] for s, t in GOOD])
+    with pytest.raises(UsageError, match=refused):
+        run(named, performance="loss", methods="far", distances="far")
+    with pytest.raises(UsageError, match=refused):
+        run(wide(write), distances="far", metric="loss")
+    with pytest.raises(UsageError, match=refused):
+        read_transfer(named, performance="loss")
+    records = [{"source": s, "target": t, "replicate": 0, "performance": v, "metric": "loss"} for (s, t), v in GOOD.items()]
+    with pytest.raises(UsageError, match=refused):
+        run(write("s.csv", "source,target,far", [[s, t, FAR[s, t]] for s, t in FAR]), performance=TransferTable(tuple(records)), distances="far")
+    assert run(named, performance="loss", methods="far", distances="far", metric="minus loss").metric == "minus loss"
+    note = "performance: 'performance' is no metric that simkit knows: higher performance counts as better"
+    assert note in run(wide(write), distances="far").notes
+    assert not any("no metric that simkit knows" in line for line in run(wide(write), distances="far", metric="auc").notes)
 
 
 def test_duplicate_pairs_name_both_lines_or_are_averaged(write: Write) -> None:
@@ -407,6 +436,35 @@ def test_self_pairs_are_left_out_and_shown_apart(write: Write) -> None:
 def test_an_alias_of_nothing_is_warned_of(write: Write) -> None:
     result = run(wide(write), distances="far", alias=[("a", "target_t"), ("t", "aa")])
     assert any("alias: 'aa' is in no table" in line for line in result.warnings)
+
+
+def test_two_names_of_one_data_set_that_both_stay_are_warned_of(write: Write) -> None:
+    result = run(wide(write), distances="far", alias=[("a", "b")])
+    assert result.n_sources == 4
+    assert any("alias: 'a' and 'b' are the same data and stay as separate sources: that data set counts twice" in line for line in result.warnings)
+    targets = run(wide(write), distances="far", alias=[("t", "u")])
+    assert any("alias: 't' and 'u' are the same data and stay as separate targets" in line for line in targets.warnings)
+    rows = [[s, t, GOOD[s, t], FAR[s, t]] for s, t in GOOD] + [["u_small", "u", 0.95, 0.1]]  # stands only in a self pair, which is left out
+    once = run(write("t.csv", "source,target,performance,far", rows), distances="far", alias=[("u", "u_small")])
+    assert not any("counts" in line for line in once.warnings)
+
+
+def test_performance_is_averaged_over_the_replicates_that_all_sources_have(write: Write) -> None:
+    """The worst source lacks the hard fold: over its own folds it would be the best."""
+    hard = [0.90, 0.90, 0.91, 0.90, 0.50]
+    rows = [[f"s{i}", t, f, "" if (i, t, f) == (0, "t", 4) else hard[f] + 0.005 * i, "m", i] for i in range(6) for t in "tu" for f in range(5)]
+    table = write("r.csv", "source,target,replicate,performance,method,value", rows)
+    result = run(table, similarities="m", allow_missing=True)
+    t, u = result.methods[0].targets
+    assert (result.methods[0].mean_spearman, result.methods[0].regret) == (1.0, 0.0)
+    assert t.points[1] == ("s1", 1.0, pytest.approx(0.9025 + 0.005))
+    assert u.points[1] == ("s1", 1.0, pytest.approx(0.822 + 0.005))
+    said = [line for line in result.warnings if "replicates" in line]
+    assert said == ["t: 1 of 6 sources do not have all 5 replicates (s0 lacks 1); performances are averaged over the 4 that all sources have"]
+    rows = [[f"s{i}", t, f"{i}/{f}", 0.5 + 0.1 * i + 0.01 * f, "m", i] for i in range(4) for t in "tu" for f in range(2)]
+    apart = run(write("r.csv", "source,target,replicate,performance,method,value", rows), similarities="m")
+    assert apart.methods[0].targets[0].points[1] == ("s1", 1.0, pytest.approx(0.605))
+    assert any("none is common to all sources: each performance is averaged over its own" in line for line in apart.warnings)
 
 
 def test_methods_on_fewer_pairs_are_warned_of(write: Write) -> None:

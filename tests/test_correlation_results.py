@@ -70,6 +70,7 @@ def test_the_study_within_targets(shared: Path) -> None:
     assert (random.mean_spearman, random.regret) == pytest.approx((0.0, 0.043390), abs=1e-6)
     assert (task2vec.versus_static, expert.versus_static) == pytest.approx((-0.101235, -0.511597), abs=1e-6)
     assert [round(value, 2) for value in found.noise_ceiling.values()] == [0.94, 0.77, 0.99]
+    assert all(found.ceiling_of_mean[target] > value for target, value in found.noise_ceiling.items())
     assert found.with_self is not None
     assert (found.within["task2vec"].r, found.with_self.within["task2vec"].r) == pytest.approx((-0.455999, -0.210023), abs=1e-6)
     assert found.within["task2vec"].n == 21
@@ -263,6 +264,60 @@ def test_static_is_compared_on_the_sources_that_the_method_scores() -> None:
         static = ranks.drop(columns=one.target).mean(axis=1)
         gaps.append(one.spearman - stats.spearmanr(static[rows], y.loc[rows, one.target]).statistic)
     assert noise.versus_static == pytest.approx(np.mean(gaps))
+
+
+def test_regret_is_against_the_best_of_all_sources_scored_or_not() -> None:
+    rows = [{"source": f"s{i}", "target": t, "lacks": np.nan if i == 5 else float(i), "auc": 0.7 + 0.04 * i, "has": float(i)} for t in "AB" for i in range(6)]
+    found = correlate(pd.DataFrame(rows), performance="auc", similarities=["lacks", "has"], allow_missing=True, bootstraps=0)
+    has, lacks = sorted(found.methods, key=lambda one: one.method)
+    assert (has.regret, has.targets[0].chosen_source) == (0.0, "s5")
+    assert lacks.regret == pytest.approx(0.04)
+    one = lacks.targets[0]
+    assert (one.n, one.best_source, one.chosen_source) == (5, "s5", "s4")
+    assert one.random_regret == has.targets[0].random_regret == pytest.approx(0.1)
+    assert one.relative_at_1 == one.relative_at_3 == pytest.approx(0.86 / 0.90)
+    nothing = pd.DataFrame(rows).assign(lacks=lambda table: table["lacks"].where(table["target"] == "A"))
+    gone = next(one for one in correlate(nothing, performance="auc", similarities=["lacks", "has"], allow_missing=True, bootstraps=0).methods
+                if one.method == "lacks").targets[1]
+    assert (gone.best_source, gone.chosen_source, gone.regret, gone.relative_at_1) == ("s5", "", None, None)
+
+
+def test_resolution_knows_how_many_measures_there_are() -> None:
+    """Five sources have 120 orders: the smallest p-value is 2 / 120, and adjusted for 24 measures nothing can be seen."""
+    rng = np.random.default_rng(0)
+    rows = [{"source": f"s{i}", "target": t, "auc": 0.7 + 0.04 * i, "perfect": float(i), **{f"m{k}": rng.normal() for k in range(23)}}
+            for t in "AB" for i in range(5)]
+    table, names = pd.DataFrame(rows), ["perfect", *(f"m{k}" for k in range(23))]
+    many = correlate(table, performance="auc", similarities=names, bootstraps=0)
+    assert many.methods[0].p_holm == pytest.approx(24 * 2 / 120)
+    assert "must exceed about" in many.resolution
+    assert many.resolution.endswith("; none can reach it with 24 measures (Holm, 0.05 / 24)")
+    two = correlate(table, performance="auc", methods=names[:2], similarities=names[:2], bootstraps=0)
+    assert two.methods[0].p_holm is not None
+    assert two.methods[0].p_holm < 0.05
+    assert "; adjusted for 2 measures (Holm, 0.05 / 2) the largest of them must exceed about" in two.resolution
+    assert "Holm" not in correlate(table, performance="auc", methods="perfect", similarities="perfect", bootstraps=0).resolution
+
+
+def test_the_difference_to_the_static_baseline_has_an_interval() -> None:
+    found = run(frame(8, 5), bootstraps=300)
+    far = found.methods[0]
+    assert far.versus_static is not None
+    assert far.versus_static_interval is not None
+    low, high = far.versus_static_interval
+    assert low < far.versus_static < high
+    assert low > 0  # a strong measure against sources without an effect of their own
+    assert f"vs static, 95 % interval: far [{low:+.2f}, {high:+.2f}], noise [" in found.text(200)
+    assert found.frame[["versus_static_lower", "versus_static_upper"]].iloc[0].tolist() == [low, high]
+    assert run(frame(6, 1)).methods[0].versus_static_interval is None
+    assert "vs static, 95" not in run(frame(6, 3), bootstraps=0).text(200)
+
+
+def test_agreement_of_replicates_is_not_called_a_ceiling() -> None:
+    text = run(frame(7, 3)).text(300)
+    assert "agreement of one replicate of the performance with the others: t0 " in text
+    assert "ceiling of Spearman with the mean performance (sqrt of its reliability): t0 " in text
+    assert "noise ceiling" not in text
 
 
 def test_frames_dictionary_and_page_hold_the_same_numbers() -> None:

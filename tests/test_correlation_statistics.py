@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from simkit.correlation import reliability
 from simkit.correlation import statistics as own
 
 RNG = np.random.default_rng
@@ -197,6 +198,13 @@ def test_two_way_bootstrap_is_brute_force() -> None:
     assert own.two_way_bootstrap(x, y, bootstraps=0, rng=RNG(0)) is None
 
 
+def test_interval_of_the_difference_is_of_the_same_resamples() -> None:
+    x, y = table(7, n_sources=7, n_targets=3, missing=2, ties=False)
+    assert own.two_way_bootstrap(x, y, versus=x, bootstraps=200, rng=RNG(0)) == (0.0, 0.0)
+    low, high = own.two_way_bootstrap(x, y, versus=-x, bootstraps=200, rng=RNG(0)) or (0, 0)
+    assert (low, high) == pytest.approx(tuple(2 * end for end in own.two_way_bootstrap(x, y, bootstraps=200, rng=RNG(0)) or ()))
+
+
 def test_no_interval_where_the_score_is_constant_in_many_resamples() -> None:
     """One source in six differs: a third of the resamples miss it, and the others are no fair sample."""
     x = np.tile(np.array([1.0, 0, 0, 0, 0, 0])[:, None], (1, 2))
@@ -206,8 +214,32 @@ def test_no_interval_where_the_score_is_constant_in_many_resamples() -> None:
 def test_noise_ceiling_is_the_agreement_of_replicates() -> None:
     replicates = RNG(0).normal(size=(4, 6))
     expected = np.mean([stats.spearmanr(replicates[r], np.delete(replicates, r, axis=0).mean(0)).statistic for r in range(4)])
-    assert own.noise_ceiling(replicates) == pytest.approx(expected)
-    assert own.noise_ceiling(replicates[:1]) is None
+    assert reliability.noise_ceiling(replicates) == pytest.approx(expected)
+    assert reliability.noise_ceiling(replicates[:1]) is None
+
+
+def test_ceiling_of_the_mean_is_the_root_of_spearman_browns_reliability() -> None:
+    replicates = RNG(0).normal(size=(4, 6)) + 2 * np.arange(6)
+    r = np.mean([stats.spearmanr(one, other).statistic for one, other in itertools.combinations(replicates, 2)])
+    assert reliability.ceiling_of_mean(replicates) == pytest.approx(math.sqrt(4 * r / (1 + 3 * r)))
+    assert reliability.ceiling_of_mean(np.stack([np.arange(5.0), -np.arange(5.0)])) == 0.0
+    assert reliability.ceiling_of_mean(np.tile(np.arange(5.0), (3, 1))) == 1.0
+    assert reliability.ceiling_of_mean(np.ones((3, 5))) is None
+    assert reliability.ceiling_of_mean(replicates[:1]) is None
+    assert reliability.ceiling_of_mean(replicates[:, :2]) is None
+
+
+def test_a_score_without_error_reaches_the_ceiling_of_the_mean_and_not_the_agreement_of_one_replicate() -> None:
+    """The true performances as score: their correlation with the mean over replicates, against what both quantities promise."""
+    rng, reached, ceiling, one = RNG(2), [], [], []
+    for _ in range(150):
+        truth = rng.normal(size=20)
+        replicates = truth + rng.normal(size=(5, 20))
+        reached.append(brute_spearman(truth, replicates.mean(0)))
+        ceiling.append(reliability.ceiling_of_mean(replicates))
+        one.append(reliability.noise_ceiling(replicates))
+    assert np.mean(ceiling) == pytest.approx(np.mean(reached), abs=0.03)
+    assert np.mean(reached) > np.mean(one) + 0.15
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
@@ -230,5 +262,14 @@ def test_critical_size_and_tied_share() -> None:
     values = np.arange(-50, 51) / 100
     assert np.mean(np.abs(values) > (own.critical_size(values) or 0)) <= 0.05
     assert own.critical_size(np.array([1.0, -1.0, 1.0])) is None
+    for exact in (True, False):  # a value above the critical one has such a p-value, and the critical one has not
+        for level in (0.05, 0.05 / 3):
+            critical = own.critical_size(values[:-2], level=level, exact=exact) or 0
+            assert own.two_sided(critical + 0.001, values[:-2], exact=exact) <= level < own.two_sided(critical, values[:-2], exact=exact)
+    assert own.critical_size(values[:-2], level=0.05 / 24) is None
+    assert own.critical_size(values, level=0.05 / 24, exact=False) is None  # 1 / 102 is the smallest p-value
+    gone = np.where(np.abs(values) == 0.40, np.nan, values)  # undefined resamples count as larger
+    assert own.critical_size(gone) == 0.49
+    assert own.two_sided(0.5, gone, exact=True) <= 0.05 < own.two_sided(0.49, gone, exact=True)
     assert own.tied_share(np.array([1.0, 1.0, 2.0])) == pytest.approx(1 / 3)
     assert own.tied_share(np.array([1.0])) == 0.0

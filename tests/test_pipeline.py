@@ -97,6 +97,18 @@ def test_transfer_measured_elsewhere(tmp_path: Path) -> None:
     assert results.content.answers["goal"].startswith("goal: take s2 (mean AUC 0.905")
 
 
+@pytest.mark.parametrize(("table", "kind", "message"), [
+    ("source,target,loss\nnear,goal,0.3\nfar,goal,0.4\n", UsageError, "loss"),
+    ("source,target,auc\nother,goal,0.3\nfar,elsewhere,0.4\n", DataError, "holds no source-target pair of the study; it holds far -> elsewhere, other -> goal"),
+    ("source,target,auc\nnear,goal,0.3\nnear,goal,0.4\n", DataError, "the same source, target as in line 2"),
+])
+def test_transfer_results_are_checked_before_the_work(tmp_path: Path, table: str, kind: type[Exception], message: str) -> None:
+    (tmp_path / "mine.csv").write_text(table)
+    with pytest.raises(kind, match=message):
+        simkit.run(study(tmp_path, extra='transfer = "mine.csv"'))
+    assert not Store().root.exists()
+
+
 def test_unreadable_images_are_left_out_of_every_stage_and_counted(tmp_path: Path) -> None:
     path = study(tmp_path, finetune=FINETUNE)
     (tmp_path / "near" / "dark" / "003.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")

@@ -602,7 +602,7 @@ def test_a_target_without_transfer_is_named(full: Content) -> None:
 
 def test_means_without_a_ranking_are_ranked_by_the_same_rule() -> None:
     rows = tuple({"source": "a", "target": "t", "replicate": str(i), "performance": value, "metric": "auc"} for i, value in enumerate((0.7, 0.8, 0.9)))
-    one = ({"source": "b", "target": "t", "replicate": "0", "performance": 0.8, "metric": "auc"},
+    one = ({"source": "b", "target": "t", "replicate": "1", "performance": 0.8, "metric": "auc"},
            {"source": "c", "target": "t", "replicate": "0", "performance": None, "metric": "auc", "flags": "one class only"})
     bare = Content("s", (), ("a", "b", "c"), ("t",), "", ScoreTable(()), transfer=TransferTable(rows + one))
     cells = transfer_cells(bare)

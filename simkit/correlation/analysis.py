@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simkit.correlation.design import FEWEST, Design
 from simkit.correlation.joining import Joined, Rectangle, join, rectangle
@@ -16,11 +17,13 @@ from simkit.correlation.orientation import Directions, directions
 from simkit.correlation.reading import Reading, read
 from simkit.correlation.recognition import Readable, as_raw, is_pattern, recognise
 from simkit.correlation.results import Correlation, MethodResult, Pooled, Within
-from simkit.correlation.statistics import critical_spearman, holm, tied_share
+from simkit.correlation.statistics import critical_size, critical_spearman, holm, tied_share
 from simkit.errors import NotEnoughData, Problems, UsageError
 from simkit.tables import RawTable, TransferTable
 
 __all__ = ["correlate", "read_transfer"]
+
+Floats = NDArray[np.float64]
 
 FEW_TARGETS, FEW_SOURCES, MANY_TIES, SIMPSON = 5, 5, 0.2, 0.2
 """Fewer targets or sources, a larger share of ties, and a larger excess of the pooled over the within-target correlation are warned of."""
@@ -201,19 +204,21 @@ def _correlation(design: Design, found: Directions, metric: str) -> Correlation:
     size = design.size_result()
     static = (design.static_result(),) if len(data.targets) >= 2 else ()
     if not static:
-        results = [replace(result, versus_static=None) for result in results]
+        results = [replace(result, versus_static=None, versus_static_interval=None) for result in results]
     within = {name: one for name, raw in data.scores.items() if (one := design.within(raw)) is not None}
     baselines = (*static, *(() if size is None else (size,)), design.random_result())
+    noise_ceiling, ceiling_of_mean = design.agreement()
     return Correlation(
         methods=tuple(results), baselines=baselines, n_pairs=data.n_pairs, n_sources=len(data.sources), n_targets=len(data.targets), targets=data.targets,
         sources=data.sources, metric=metric, notes=(), warnings=_warnings(design, results), pooled={}, with_self=None, seed=design.seed,
-        permutations=design.permutations, bootstraps=design.bootstraps, resolution=_resolution(design, [critical for _, critical in pairs]),
-        noise_ceiling=design.ceiling(), within=within, joint_exact=design.orders[1],
+        permutations=design.permutations, bootstraps=design.bootstraps, resolution=_resolution(design, [null for _, null in pairs if null is not None]),
+        noise_ceiling=noise_ceiling, ceiling_of_mean=ceiling_of_mean, within=within, joint_exact=design.orders[1],
     )
 
 
 def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...]:
-    data, out = design.rectangle, []
+    data = design.rectangle
+    out = list(data.warnings)
     n_targets = len(data.targets)
     if n_targets < FEW_TARGETS:
         out.append(f"few targets ({n_targets}): intervals over targets are indicative only")
@@ -231,7 +236,7 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
             out.append(f"{result.method}: no interval: its score is constant in more than a tenth of the resamples of the sources")
         n = sum(one.n for one in result.targets)
         if n < data.n_pairs:
-            out.append(f"{result.method}: has {n} of {data.n_pairs} pairs; its figures are on fewer pairs than others")
+            out.append(f"{result.method}: has {n} of {data.n_pairs} pairs; its correlations are on fewer pairs than others")
         values = {one.target: np.array([value for _, value, _ in one.points]) for one in result.targets if not one.undefined}
         out += _ties(result.method, values)
     return tuple(out)
@@ -256,8 +261,8 @@ def _simpson(pools: Mapping[str, Pooled], within: Mapping[str, Within]) -> list[
     return out
 
 
-def _resolution(design: Design, criticals: Sequence[float | None]) -> str:
-    """What such a table can show at all."""
+def _resolution(design: Design, nulls: Sequence[Floats]) -> str:
+    """What such a table can show at all; ``nulls`` are the permuted statistics of the methods that have a correlation."""
     counts = sorted({int(n) for n in np.isfinite(design.rectangle.performance).sum(0) if n >= FEWEST})
     parts = []
     for n in dict.fromkeys((counts[0], counts[-1])):
@@ -265,9 +270,22 @@ def _resolution(design: Design, criticals: Sequence[float | None]) -> str:
         need = "no value reaches 5 %" if critical is None else f"|Spearman| must exceed {critical:.2f}"
         parts.append(f"with n = {n} sources {need}")
     alone = f"at p <= 0.05, in one target {'; '.join(parts)}"
-    defined = [critical for critical in criticals if critical is not None]
-    size = f"over {len(design.rectangle.targets)} targets and {len(design.rectangle.sources)} sources"
-    if not defined:
+    size, k = f"over {len(design.rectangle.targets)} targets and {len(design.rectangle.sources)} sources", len(nulls)
+    each = _exceeded(nulls, 0.05, exact=design.orders[1])
+    if not each:
         return f"{alone}; no mean {size} can reach 5 %"
+    text = f"{alone}; the mean {size} must exceed {each}"
+    if k < 2:
+        return text
+    largest = _exceeded(nulls, 0.05 / k, exact=design.orders[1])
+    return f"{text}; adjusted for {k} measures (Holm, 0.05 / {k}) the largest of them must exceed {largest}" if largest else (
+        f"{text}; none can reach it with {k} measures (Holm, 0.05 / {k})")
+
+
+def _exceeded(nulls: Sequence[Floats], level: float, *, exact: bool) -> str:
+    """The mean that must be exceeded for that p-value, over methods; "" where none can."""
+    defined = [size for null in nulls if (size := critical_size(null, level=level, exact=exact)) is not None]
+    if not defined:
+        return ""
     low, high = min(defined), max(defined)
-    return f"{alone}; the mean {size} must exceed about {low:.2f}" + (f" to {high:.2f}, by method" if high - low >= 0.01 else "")
+    return f"about {low:.2f}" + (f" to {high:.2f}, by method" if high - low >= 0.01 else "")

@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.correlation.joining import Rectangle
+from simkit.correlation.reliability import ceiling_of_mean, noise_ceiling
 from simkit.correlation.results import MethodResult, Pooled, TargetResult, Within
 from simkit.correlation.statistics import (
     EXACT_JOINT,
     best_of_top,
     bonett_wright,
-    critical_size,
     exact_or_sampled_orders,
     joint_permutation,
     line,
-    noise_ceiling,
     pearson,
     spearman,
     static_permutation_p,
@@ -69,8 +68,8 @@ class Design:
         """(S, T) mean rank of each source in the other targets."""
         return static_scores(self.rectangle.performance)
 
-    def method(self, name: str, raw: Floats, *, higher_is_better: bool) -> tuple[MethodResult, float | None]:
-        """The result of a method, and the mean Spearman that it would have to exceed for p <= 0.05."""
+    def method(self, name: str, raw: Floats, *, higher_is_better: bool) -> tuple[MethodResult, Floats | None]:
+        """The result of a method, and its mean Spearman in every permutation of the sources; None where it is undefined."""
         y = self.rectangle.performance
         x = raw if higher_is_better else -raw
         targets = tuple(self.target(t, x[:, t], raw[:, t]) for t in range(len(self.rectangle.targets)))
@@ -80,14 +79,15 @@ class Design:
             return MethodResult(name, higher_is_better, None, None, None, None, _mean(one.regret for one in targets), None, 0, targets, why), None
         orders, exact = self.orders
         null = joint_permutation(x, y, orders)
-        interval = two_way_bootstrap(x, y, bootstraps=self.bootstraps, rng=rng_for("correlate", "bootstrap", self.seed))
         masked = np.where(np.isfinite(raw), self.static, np.nan)
+        interval, versus = (two_way_bootstrap(x, y, versus=other, bootstraps=self.bootstraps, rng=rng_for("correlate", "bootstrap", self.seed))
+                            for other in (None, masked))
         result = MethodResult(
             name, higher_is_better, mean, interval, two_sided(mean, null, exact=exact), None, _mean(one.regret for one in targets),
             _mean(_less(one.spearman, _defined(spearman(masked[:, t], y[:, t])[0])) for t, one in enumerate(targets)),
-            sum(one.spearman is not None and one.spearman > 0 for one in targets), targets,
+            sum(one.spearman is not None and one.spearman > 0 for one in targets), targets, versus_static_interval=versus,
         )
-        return result, critical_size(null)
+        return result, null
 
     def target(self, t: int, x: Floats, raw: Floats) -> TargetResult:
         """One method in one target; ``x`` is the oriented column, ``raw`` the one that is shown."""
@@ -96,9 +96,8 @@ class Design:
         name, y = self.rectangle.targets[t], self.rectangle.performance[:, t]
         rows = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
         points = tuple((self.rectangle.sources[row], float(raw[row]), float(y[row])) for row in rows)
+        chosen = self.choice(x, y)
         x, y, n = x[rows], y[rows], len(rows)
-        sources = [source for source, _, _ in points]
-        chosen = self.choice(sources, x, y)
         why = _undefined(x, y)
         if why:
             return TargetResult(name, n, None, None, None, None, None, None, *chosen, points, why)
@@ -108,16 +107,26 @@ class Design:
         tau, weighted = float(kendalltau(x, y, method="asymptotic").statistic), float(weightedtau(x, y).statistic)
         return TargetResult(name, n, rho, bonett_wright(rho, n), tau, weighted, pearson(x, y), p, *chosen, points)
 
-    @staticmethod
-    def choice(sources: list[str], x: Floats, y: Floats) -> tuple[str, str, float | None, float | None, float | None, float | None]:
-        """Best source, chosen source, regret, regret of a random pick, and relative performance of the first and the best of three."""
-        if len(y) == 0:
+    def choice(self, x: Floats, y: Floats) -> tuple[str, str, float | None, float | None, float | None, float | None]:
+        """Best source, chosen source, regret, regret of a random pick, and relative performance of the first and the best of three.
+
+        The best is that of all sources with a performance, also when ``x`` (S,) has no score for it: a method that cannot see the best
+        source does not choose it, and pays for that.
+        """
+        measured = np.isfinite(y)
+        if not measured.any():
             return "", "", None, None, None, None
-        best = float(y.max())
-        first = x == x.max()
-        names = [" or ".join(source for source, is_it in zip(sources, those, strict=True) if is_it) for those in (y == best, first)]
-        relative = [best_of_top(x, y, k) / best if y.min() > 0 else None for k in (1, 3)]
-        return names[0], names[1], best - float(y[first].mean()), best - float(y.mean()), relative[0], relative[1]
+        best, mean = float(y[measured].max()), float(y[measured].mean())
+        best_names = self._named(measured & (y == best))
+        scored = measured & np.isfinite(x)
+        if not scored.any():
+            return best_names, "", None, best - mean, None, None
+        first = scored & (x == x[scored].max())
+        relative = [best_of_top(x[scored], y[scored], k) / best if y[measured].min() > 0 else None for k in (1, 3)]
+        return best_names, self._named(first), best - float(y[first].mean()), best - mean, relative[0], relative[1]
+
+    def _named(self, those: NDArray[np.bool_]) -> str:
+        return " or ".join(source for source, is_it in zip(self.rectangle.sources, those, strict=True) if is_it)
 
     def static_result(self) -> MethodResult:
         """The baseline that knows how good each source is in the other targets, and nothing about the target."""
@@ -141,15 +150,16 @@ class Design:
         targets = []
         for t, name in enumerate(self.rectangle.targets):
             column = self.rectangle.performance[:, t]
-            rows = np.flatnonzero(np.isfinite(column))
-            best, _, regret, random_regret, one, three = self.choice([self.rectangle.sources[row] for row in rows], np.zeros(len(rows)), column[rows])
-            targets.append(TargetResult(name, len(rows), 0.0, None, 0.0, 0.0, 0.0, None, best, "", regret, random_regret, one, three, ()))
+            best, _, regret, random_regret, one, three = self.choice(np.zeros(len(column)), column)
+            targets.append(TargetResult(name, int(np.isfinite(column).sum()), 0.0, None, 0.0, 0.0, 0.0, None, best, "", regret, random_regret, one, three, ()))
         return MethodResult("random", True, 0.0, None, None, None, _mean(one.regret for one in targets), None, 0, tuple(targets))
 
-    def ceiling(self) -> dict[str, float]:
-        """Target -> agreement of one replicate with the others, where there are replicates."""
-        ceilings = {name: noise_ceiling(_present(self.rectangle.replicates[:, :, t])) for t, name in enumerate(self.rectangle.targets)}
-        return {name: value for name, value in ceilings.items() if value is not None}
+    def agreement(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Target -> agreement of one replicate with the others, and target -> ceiling of the mean, where there are replicates."""
+        columns = {name: _present(self.rectangle.replicates[:, :, t]) for t, name in enumerate(self.rectangle.targets)}
+        one, mean = ({name: value for name, column in columns.items() if (value := statistic(column)) is not None}
+                     for statistic in (noise_ceiling, ceiling_of_mean))
+        return one, mean
 
     def within(self, raw: Floats) -> Within | None:
         """The correlation of a raw column after each target's mean is subtracted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ class Joined:
         performance: (source, target) -> replicate -> performance; only pairs that have a score.
         source_size: source -> number of images, where known.
         notes: what was renamed and left out.
-        warnings: aliases of names that no table holds.
+        warnings: aliases of names that no table holds, and data sets that count twice.
         self_pairs: the pairs whose source and target are the same data.
     """
 
@@ -46,9 +46,10 @@ class Rectangle:
     Attributes:
         sources: names, S.
         targets: names, T.
-        performance: (S, T) float64, mean over replicates.
+        performance: (S, T) float64, mean over the replicates that all sources of the target have (over its own ones where there are none).
         replicates: (R, S, T) float64, one layer a replicate.
         scores: method -> (S, T) float64, as the method defines it.
+        warnings: targets whose sources do not all have the same replicates.
     """
 
     sources: tuple[str, ...]
@@ -56,6 +57,7 @@ class Rectangle:
     performance: NDArray[np.float64]
     replicates: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]
+    warnings: tuple[str, ...] = ()
 
     @property
     def n_pairs(self) -> int:
@@ -113,9 +115,25 @@ def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]
     if not both:
         message = f"no pair has both a score ({len(scored)} pairs) and a performance ({len(performed)} pairs)"
         raise DataError("SK209", transfers.name, message, "check that both tables name the same sources and targets")
+    warnings += _twice(both if include_self else both - self_pairs, root)
     kept = {method: {pair: value for pair, value in pairs.items() if pair in both} for method, pairs in by_method.items()}
     sizes = {rename.get(name, name): size for name, size in (*scores.source_size.items(), *transfers.source_size.items())}
     return Joined(kept, {pair: transfers.performance[pair] for pair in sorted(both)}, sizes, tuple(notes), tuple(warnings), self_pairs & both)
+
+
+def _twice(pairs: Collection[Pair], root: Mapping[str, str]) -> list[str]:
+    """Data sets that stay under two names: their rows look like two observations, and are one."""
+    warnings = []
+    for side, role in enumerate(("source", "target")):
+        names: dict[str, set[str]] = {}
+        for pair in pairs:
+            names.setdefault(root.get(pair[side], pair[side]), set()).add(pair[side])
+        for same in sorted(sorted(group) for group in names.values() if len(group) > 1):
+            each = " and ".join(f"'{name}'" for name in same)
+            times = "twice" if len(same) == 2 else f"{len(same)} times"
+            warnings.append(f"alias: {each} are the same data and stay as separate {role}s: that data set counts {times}, and p-values and intervals take "
+                            "its rows for independent; leave all but one out")
+    return warnings
 
 
 def _renamed(pair: Pair, rename: Mapping[str, str]) -> Pair:
@@ -167,13 +185,35 @@ def rectangle(joined: Joined, *, include_self: bool) -> Rectangle:
     labels = sorted({replicate for pair in pairs for replicate in joined.performance[pair]})
     replicates = np.full((len(labels), *shape), math.nan)
     performance = np.full(shape, math.nan)
+    common, warnings = _common_replicates({pair: joined.performance[pair] for pair in pairs})
     for source, target in pairs:
         said = joined.performance[source, target]
-        performance[row[source], column[target]] = average(said.values())
+        performance[row[source], column[target]] = average(said[label] for label in common[target] or said)
         for layer, label in enumerate(labels):
             replicates[layer, row[source], column[target]] = said.get(label, math.nan)
     scores = {method: _matrix(values, pairs, row, column, shape) for method, values in joined.scores.items()}
-    return Rectangle(tuple(sources), tuple(targets), performance, replicates, scores)
+    return Rectangle(tuple(sources), tuple(targets), performance, replicates, scores, tuple(warnings))
+
+
+def _common_replicates(performance: Mapping[Pair, Mapping[str, float]]) -> tuple[dict[str, list[str]], list[str]]:
+    """Target -> the replicates that all its sources have, none where they share none; and a warning for each target where some lack any.
+
+    Replicates differ in difficulty (a hard fold lowers all sources), so means over different ones would order sources by luck.
+    """
+    sources: dict[str, dict[str, set[str]]] = {}
+    for (source, target), said in performance.items():
+        sources.setdefault(target, {})[source] = set(said)
+    common, warnings = {}, []
+    for target, labels in sources.items():
+        every = set().union(*labels.values())
+        common[target] = sorted(every.intersection(*labels.values()))
+        lacking = {source: len(every - mine) for source, mine in sorted(labels.items()) if mine != every}
+        if lacking:
+            each = ", ".join(f"{source} lacks {count}" for source, count in list(lacking.items())[:10]) + (", ..." if len(lacking) > 10 else "")
+            how = (f"performances are averaged over the {len(common[target])} that all sources have" if common[target] else
+                   "none is common to all sources: each performance is averaged over its own, and sources are not compared like with like")
+            warnings.append(f"{target}: {len(lacking)} of {len(labels)} sources do not have all {len(every)} replicates ({each}); {how}")
+    return common, warnings
 
 
 def _matrix(

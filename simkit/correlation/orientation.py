@@ -63,7 +63,8 @@ def directions(
         if said is None and known is None:
             fix = (f"give distances=['{name}'] (--distance {name}) if lower values mean more similar, "
                    f"similarities=['{name}'] (--similarity {name}) if higher values do")
-            problems.add("SK211", table, f"the direction of '{name}' is not known: it is no registered measure and nothing states it", fix)
+            why = "it depends on the options of that measure" if name in ESTIMATORS.names() else "it is no registered measure"
+            problems.add("SK211", table, f"the direction of '{name}' is not known: {why} and nothing states it", fix)
             continue
         by = "stated" if name in stated else "column higher_is_better" if name in in_table else "known measure"
         out[name] = bool(known if said is None else said)
@@ -79,12 +80,17 @@ def _word(higher_is_better: bool) -> str:
 
 
 def _registered(name: str, *, required: bool) -> bool | None:
-    """What the registry knows about a method of that name; None when it is not registered."""
+    """What the registry knows about a method of that name; None when it is not registered, or when the direction depends on options.
+
+    The class is asked, because a table does not hold the options that an instance needs. A direction that is a property belongs to
+    instances: on the class it is the property itself, and says nothing.
+    """
     if name not in ESTIMATORS.names():
         return None
     try:
-        return bool(ESTIMATORS.get(name).higher_is_better)  # type: ignore[attr-defined]
+        declared = getattr(ESTIMATORS.get(name), "higher_is_better", None)
     except SimkitError:
         if required:
             raise
         return None  # the direction was stated; a plug-in that does not import can only not contradict it
+    return declared if isinstance(declared, bool) else None

@@ -11,13 +11,24 @@ from typing import Literal, TypeAlias
 from simkit.correlation.recognition import Layout
 from simkit.errors import DataError, Problems, UsageError
 
-__all__ = ["Pair", "Reading", "average", "read"]
+__all__ = ["Pair", "Reading", "average", "is_share", "read", "refuse_lower_is_better"]
 
 Pair: TypeAlias = tuple[str, str]
 """(source, target)."""
 
 BETWEEN_0_AND_1 = re.compile(r"(auc|auroc|roc-auc|auc-roc)(-(binary|ovr|ovo|macro|micro|weighted|prevalence))*|(balanced-)?accuracy")
 """Metrics whose values lie between 0 and 1; a relative gain of AUC is not one of them."""
+
+LOWER_IS_BETTER = re.compile(
+    r"[a-z]*(loss|losses|errors?|crossentropy)|err|(r|rm|nrm|n)?mse|(n|s)?mae|s?mape|r?msle|wape|rmsd|brier|nll|bce|(t|s|a|m)?ece|eer|hter|[wc]er|hinge"
+    r"|perplexity|ppl|deviance|misclassifications?|misclassified|fpr|fnr")
+"""Words of a metric's name (without digits) that say: lower is better."""
+
+LOWER_PHRASE = re.compile(r"cross-entropy|(false-(positive|negative|discovery)|miss|failure)-rate")
+"""The same in several words."""
+
+TURNED = re.compile(r"(^|-)(neg|negated|negative|minus|inverse|inverted|skill|reduction|improvement|gain)(-|$)")
+"""What turns such a name round: "neg-log-loss", "Brier skill score", "relative error reduction"; a minus sign before it does too."""
 
 SAME = 1e-9
 """Relative difference up to which a performance that is repeated in several rows counts as the same number."""
@@ -67,7 +78,7 @@ def read(layout: Layout, *, metric: str | None = None, allow_missing: bool = Fal
         DataError: text where a number belongs, a performance outside the metric's range, rows with the same key, a performance that
             differs between rows of one pair and replicate, different metrics within a target (or, over targets, others than areas under the ROC
             curve), an empty source or target.
-        UsageError: ``metric`` contradicts the table.
+        UsageError: ``metric`` contradicts the table, or the performance is a loss or an error (SK211).
     """
     return _Reader(layout, metric, allow_missing, aggregate).reading()
 
@@ -148,6 +159,10 @@ class _Reader:
         if said and self.wanted_metric is not None and said != [self.wanted_metric]:
             message = f"'{self.wanted_metric}' is asked for, {self.raw.path} holds '{', '.join(said)}'"
             raise UsageError("SK102", "metric", message, "leave the option out, or give the other table")
+        for metric in [self.wanted_metric] if self.wanted_metric else said or [self.layout.performance_label]:
+            refuse_lower_is_better(metric, self.raw.path)
+            if not is_share(metric):
+                self.notes.append(f"performance: '{metric}' is no metric that simkit knows: higher performance counts as better")
         return self.wanted_metric or ", ".join(said) or self.layout.performance_label
 
     def mixed_metrics(self, column: str, cells: list[str]) -> None:
@@ -202,7 +217,7 @@ class _Reader:
             self.notes.append(f"{self.raw.path}: {lost} pairs have no performance ({names})")
         counts = {len(replicates) for replicates in out.values()}
         if len(counts) > 1:
-            self.notes.append(f"performance: pairs have {min(counts)} to {max(counts)} replicates; each pair is averaged over its own")
+            self.notes.append(f"performance: pairs have {min(counts)} to {max(counts)} replicates")
         return out
 
     def one_performance(self, pair: Pair, replicate: str, said: list[list[tuple[float, int]]]) -> float:
@@ -280,6 +295,22 @@ def _canonical(metric: str) -> str:
 def is_share(metric: str) -> bool:
     """Whether a performance of this metric lies in 0..1 (AUC, accuracy and their kin)."""
     return BETWEEN_0_AND_1.fullmatch(_canonical(metric)) is not None
+
+
+def refuse_lower_is_better(metric: str, where: str) -> None:
+    """Higher performance counts as better everywhere; a metric whose name says otherwise is refused.
+
+    Raises:
+        UsageError: the metric is a loss, an error or their kin (SK211).
+    """
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", metric).casefold())
+    name = re.sub(r"neg(ative)?-log-?likelihood", "nll", "-".join(words))
+    lower = LOWER_PHRASE.search(name) or any(LOWER_IS_BETTER.fullmatch(word) for word in name.split("-"))
+    if not lower or TURNED.search(name) or re.match(r"\s*1?\s*[-\u2212]", metric):
+        return
+    message = f"the performance is '{metric}', which by its name is better when lower: higher performance must be better, or the order is upside down"
+    fix = f"negate the numbers and say so in the name of the metric ('minus {metric}'), or take another metric (such as metric='auc')"
+    raise UsageError("SK211", where, message, fix)
 
 
 def _kind(metric: str) -> str:

@@ -28,7 +28,7 @@ class TargetResult:
         weighted_tau: weighted Kendall's tau (hyperbolic, additive, mean of both orders: the defaults of scipy.stats.weightedtau).
         pearson: Pearson's correlation.
         p_value: two-sided permutation p-value of Spearman's correlation (exact up to 9 sources).
-        best_source: the source with the best performance; joined by " or " when tied.
+        best_source: the source with the best performance of all, whether the method scores it or not; joined by " or " when tied.
         chosen_source: the source that the method puts first; joined by " or " when tied.
         regret: performance of the best source less that of the chosen one (mean over tied ones), in units of the performance.
         random_regret: the expected regret of a source picked at random.
@@ -70,6 +70,7 @@ class MethodResult:
         p_holm: adjusted for the number of methods (Holm).
         regret: mean over targets of the top-1 regret.
         versus_static: mean over targets of Spearman's correlation less that of the static baseline on the sources that the method scores.
+        versus_static_interval: its 95 % percentile bootstrap interval, sources and targets resampled together; the static scores are kept.
         positive_targets: targets with a positive correlation.
         targets: per target, in order of their names.
         undefined: why there is no mean correlation; "" where there is one.
@@ -86,6 +87,7 @@ class MethodResult:
     positive_targets: int
     targets: tuple[TargetResult, ...]
     undefined: str = ""
+    versus_static_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,10 @@ class Correlation:
         permutations: random permutations where not all are enumerated.
         bootstraps: resamples of the interval.
         resolution: what could have been seen with so few sources and targets.
-        noise_ceiling: per target, how well one replicate of the performance orders the sources as the others do.
+        noise_ceiling: per target, the agreement of one replicate of the performance with the others (mean Spearman). No ceiling of the
+            correlations here, which are with the mean over replicates.
+        ceiling_of_mean: per target, the Spearman's correlation with that mean which is expected of a score without error
+            (:func:`simkit.correlation.reliability.ceiling_of_mean`).
         within: per method, the within-target (repeated-measures) correlation.
         joint_exact: whether all orders of the sources were enumerated for the p-values.
     """
@@ -186,14 +191,15 @@ class Correlation:
     noise_ceiling: Mapping[str, float]
     within: Mapping[str, Within] = field(default_factory=dict)
     joint_exact: bool = False
+    ceiling_of_mean: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
         """One row a method, best first; the baselines are not in it."""
         import pandas as pd
 
-        columns = ["method", "higher_is_better", "mean_spearman", "lower", "upper", "p_value", "p_holm", "regret", "versus_static", "positive_targets",
-                   "n_targets", "undefined"]
+        columns = ["method", "higher_is_better", "mean_spearman", "lower", "upper", "p_value", "p_holm", "regret", "versus_static",
+                   "versus_static_lower", "versus_static_upper", "positive_targets", "n_targets", "undefined"]
         return pd.DataFrame([_row(result) for result in self.methods], columns=columns)
 
     @property
@@ -237,9 +243,11 @@ class Correlation:
 
 def _row(result: MethodResult) -> dict[str, Any]:
     lower, upper = result.interval or (None, None)
+    versus_lower, versus_upper = result.versus_static_interval or (None, None)
     return {"method": result.method, "higher_is_better": result.higher_is_better, "mean_spearman": result.mean_spearman, "lower": lower, "upper": upper,
             "p_value": result.p_value, "p_holm": result.p_holm, "regret": result.regret, "versus_static": result.versus_static,
-            "positive_targets": result.positive_targets, "n_targets": len(result.targets), "undefined": result.undefined}
+            "versus_static_lower": versus_lower, "versus_static_upper": versus_upper, "positive_targets": result.positive_targets,
+            "n_targets": len(result.targets), "undefined": result.undefined}
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "all_orders", "best_of_top", "bonett_wright", "critical_size", "critical_spearman", "exact_or_sampled_orders", "holm", "joint_permutation", "line",
-    "mean_defined", "noise_ceiling", "pearson", "spearman", "static_permutation_p", "static_scores", "tied_share", "two_sided",
+    "mean_defined", "pearson", "spearman", "static_permutation_p", "static_scores", "tied_share", "two_sided",
     "two_way_bootstrap", "within_correlation", "within_target_p",
 ]
 
@@ -144,8 +144,13 @@ def joint_permutation(x: Floats, y: Floats, orders: Orders) -> Floats:
     return mean_defined(np.stack([permuted_spearman(x[:, t], y[:, t], orders) for t in range(x.shape[1])]))
 
 
-def two_way_bootstrap(x: Floats, y: Floats, *, bootstraps: int, rng: np.random.Generator) -> tuple[float, float] | None:
+def two_way_bootstrap(
+    x: Floats, y: Floats, *, versus: Floats | None = None, bootstraps: int, rng: np.random.Generator,
+) -> tuple[float, float] | None:
     """95 % percentile interval of the mean Spearman, resampling sources and targets together.
+
+    With ``versus`` (S, T), of the mean difference to the Spearman of these other scores, in the same resamples. They are kept as they are:
+    a baseline that is made from other targets is not made anew, since a target that is drawn twice would be one of its own others.
 
     Resamples in which no target is defined (the score is constant over the sources drawn) are left out. None when more than a tenth is
     left out, because those that remain are no fair sample any more, or when ``bootstraps`` is 0.
@@ -156,6 +161,8 @@ def two_way_bootstrap(x: Floats, y: Floats, *, bootstraps: int, rng: np.random.G
     weights = rng.multinomial(n_sources, np.full(n_sources, 1 / n_sources), size=bootstraps).astype(np.float64)
     counts = rng.multinomial(n_targets, np.full(n_targets, 1 / n_targets), size=bootstraps).T.astype(np.float64)
     each = np.stack([_blocked_spearman(x[:, t], y[:, t], weights) for t in range(n_targets)])
+    if versus is not None:
+        each = each - np.stack([_blocked_spearman(versus[:, t], y[:, t], weights) for t in range(n_targets)])
     defined = np.isfinite(each)
     total = np.where(defined, counts * np.where(defined, each, 0.0), 0.0).sum(0)
     weight = (counts * defined).sum(0)
@@ -277,13 +284,20 @@ def pearson(x: Floats, y: Floats) -> float | None:
     return float(np.clip(parts[0] @ parts[1], -1.0, 1.0))
 
 
-def critical_size(resampled: Floats) -> float | None:
-    """The value that the size of a statistic must exceed to be among the largest 5 % of the resampled ones; None when none does."""
+def critical_size(resampled: Floats, *, level: float = 0.05, exact: bool = True) -> float | None:
+    """The value that the size of a statistic must exceed for a p-value (:func:`two_sided`) of at most ``level``.
+
+    None when no value can: the p-value has a smallest step, and a perfect order may share its size with too many others. Undefined
+    resampled statistics (NaN) count as larger, as in the p-value.
+    """
     sizes = np.sort(np.abs(resampled[np.isfinite(resampled)]))[::-1]
-    if len(sizes) == 0:
+    total = len(resampled) if exact else len(resampled) + 1
+    larger = math.floor(level * total + EQUAL) - (0 if exact else 1) - (len(resampled) - len(sizes))
+    if larger < 0 or len(sizes) == 0:
         return None
-    critical = float(sizes[min(int(0.05 * len(sizes)), len(sizes) - 1)])
-    return critical if critical < sizes[0] - EQUAL else None
+    critical = float(sizes[min(larger, len(sizes) - 1)])
+    largest = float(sizes[0]) if exact else 1.0  # random orders need not hold the best one
+    return critical if critical < largest - EQUAL else None
 
 
 def line(x: Floats, y: Floats) -> tuple[float, float, float, float] | None:
@@ -329,24 +343,6 @@ def within_correlation(x: Floats, y: Floats) -> tuple[float, float, int, int] | 
     r = float(np.clip((centred[0] * centred[1]).sum() / math.sqrt(squares[0] * squares[1]), -1.0, 1.0))
     p = 0.0 if abs(r) == 1 else float(2 * t.sf(abs(r) * math.sqrt(degrees / (1 - r * r)), degrees))
     return r, p, n, n_targets
-
-
-def noise_ceiling(replicates: Floats) -> float | None:
-    """How well one replicate of the performance ranks the sources as the others do: mean Spearman(one, mean of the others) in a target.
-
-    No score can be expected to correlate better with a single replicate.
-
-    Args:
-        replicates: (R, S) performances of one target; sources with a missing replicate are left out.
-
-    Returns:
-        None for fewer than 2 replicates or 3 complete sources, or when no replicate is defined.
-    """
-    complete = replicates[:, np.isfinite(replicates).all(0)]
-    if len(complete) < 2 or complete.shape[1] < 3:
-        return None
-    each = np.array([spearman(one, np.delete(complete, r, axis=0).mean(0))[0] for r, one in enumerate(complete)])
-    return float(each[np.isfinite(each)].mean()) if np.isfinite(each).any() else None
 
 
 def best_of_top(x: Floats, y: Floats, k: int) -> float:

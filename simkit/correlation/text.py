@@ -19,7 +19,11 @@ def correlation_text(found: Correlation, width: int = 100) -> str:
     width = max(40, width)
     lines = [_wrapped(_title(found), width), ""]
     lines += _table(HEAD, [_cells(result) for result in found.methods] + [_cells(result, star="*") for result in found.baselines], width)
-    lines += [_wrapped("* baseline: " + _baselines(found), width), "", _wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width)]
+    lines.append(_wrapped("* baseline: " + _baselines(found), width))
+    versus = ", ".join(f"{_plain(one.method)} [{one.versus_static_interval[0]:+.2f}, {one.versus_static_interval[1]:+.2f}]"
+                       for one in found.methods if one.versus_static_interval is not None)
+    lines += [_wrapped(f"vs static, 95 % interval: {versus}", width)] if versus else []
+    lines += ["", _wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width)]
     lines += _per_target(found, width)
     if found.within:
         each = (f"{_plain(name)} {one.r:+.2f} ({one.n} pairs{_with_self(found, name)})" for name, one in found.within.items())
@@ -28,8 +32,9 @@ def correlation_text(found: Correlation, width: int = 100) -> str:
         value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, p = {pool.p_value:.4f}"
         of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
         lines.append(_wrapped(f"pooled r of the raw values, {_plain(name)}: {value} ({of})", width))
-    if found.noise_ceiling:
-        lines.append(_wrapped("noise ceiling: " + ", ".join(f"{_plain(target)} {value:.2f}" for target, value in found.noise_ceiling.items()), width))
+    lines += [_wrapped(f"{what}: " + ", ".join(f"{_plain(target)} {value:.2f}" for target, value in values.items()), width) for what, values in (
+        ("agreement of one replicate of the performance with the others", found.noise_ceiling),
+        ("ceiling of Spearman with the mean performance (sqrt of its reliability)", found.ceiling_of_mean)) if values]
     lines.append(_wrapped(f"resolution: {found.resolution}", width))
     if found.with_self is not None:
         values = ", ".join(f"{_plain(result.method)} {_signed(result.mean_spearman)}" for result in found.with_self.methods)

@@ -15,6 +15,7 @@ from simkit.pipeline.stages import missing_images, stored_card, strictly
 from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.study import Study, load_datasets
+from simkit.tables import TransferTable
 from simkit.transfer import TransferPlan, plan_units
 
 __all__ = ["Plan", "Step", "plan"]
@@ -60,6 +61,7 @@ class Plan:
     impossible: tuple[Unavailable, ...]
     methods: tuple[Any, ...]
     transfer: TransferPlan | None = None
+    measured: TransferTable | None = None
     store: Store = field(default_factory=Store)
 
     @property
@@ -133,11 +135,27 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     store = Store(study.store)
     steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)
     steps += _score_steps(study, kept, store, methods, impossible)
-    transfer = None
+    transfer, measured = None, _measured(study)
     if study.protocol is not None:
         transfer = plan_transfer(study, kept, store)
         steps.append(Step("finetune", study.protocol.network, len(transfer.runs), len(transfer.done), "runs", transfer.seconds))
-    return Plan(study, describe_device(device), datasets, kept, tuple(steps), tuple(impossible), methods, transfer, store)
+    return Plan(study, describe_device(device), datasets, kept, tuple(steps), tuple(impossible), methods, transfer, measured, store)
+
+
+def _measured(study: Study) -> TransferTable | None:
+    """The transfer results that were measured elsewhere, read and checked before any work."""
+    if study.transfer is None:
+        return None
+    from simkit.correlation import rank_sources, read_transfer
+
+    table = read_transfer(study.transfer)
+    rank_sources(table, seed=study.seed)  # refuses mixed metrics, and those of which less is better
+    known = {(str(r["source"]), str(r["target"])) for r in table.records}
+    if not known & set(study.pairs):
+        found = ", ".join(f"{s} -> {t}" for s, t in sorted(known)[:5])
+        message = f"holds no source-target pair of the study; it holds {found}"
+        raise DataError("SK209", str(study.transfer), message, "use the names of the data sets of the study in the columns source and target")
+    return table
 
 
 def plan_transfer(study: Study, datasets: Mapping[str, Dataset], store: Store) -> TransferPlan:

@@ -198,12 +198,12 @@ def _content(
     made: Plan, cards: Mapping[str, DatasetCard], kept: Mapping[str, Dataset], scores: list[PairScore], unavailable: tuple[Unavailable, ...],
     transfer: TransferResult | None, progress: Progress,
 ) -> Content:
-    from simkit.correlation import answer, correlate, rank_sources, read_transfer
+    from simkit.correlation import answer, correlate, rank_sources
 
     study = made.study
     extractor = made.store.shelf(study.extractor.recipe()).digest
     table = score_table(scores, kept, extractor[:12])
-    performance = transfer.table if transfer is not None else read_transfer(study.transfer) if study.transfer is not None else None
+    performance = transfer.table if transfer is not None else made.measured
     correlation: Correlation | None = None
     ranking: dict[str, tuple[RankedSource, ...]] = {}
     answers: dict[str, str] = {}

@@ -77,11 +77,14 @@ def undefined_reason(result: MethodResult) -> str:
 
 
 def agreement_notes(found: Correlation) -> list[str]:
-    """What stands under the table of agreement: the noise ceiling, within-target and pooled correlations, and how the numbers came about."""
+    """What stands under the table of agreement: how replicates agree, within-target and pooled correlations, and how the numbers came about."""
     lines = []
     if found.noise_ceiling:
         ceilings = ", ".join(f"{target} {value:.2f}" for target, value in found.noise_ceiling.items())
-        lines.append(f"Noise ceiling (rank correlation of one replicate of the performance with the others): {ceilings}.")
+        lines.append(f"Agreement of one replicate of the performance with the others (rank correlation): {ceilings}.")
+    if found.ceiling_of_mean:
+        ceilings = ", ".join(f"{target} {value:.2f}" for target, value in found.ceiling_of_mean.items())
+        lines.append(f"Ceiling of the rank correlation with the mean performance (square root of its reliability): {ceilings}.")
     for pairs in dict.fromkeys(within.n for within in found.within.values()):
         each = ", ".join(f"{method} {signed(within.r)}" for method, within in found.within.items() if within.n == pairs)
         lines.append(f"Within-target r of the values as each measure defines them ({plural(pairs, 'pair')}): {each}.")

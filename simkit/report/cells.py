@@ -242,10 +242,10 @@ def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
             reasons.setdefault((record["target"], record["source"]), {}).update(dict.fromkeys(flags_of(record)))
     cells = {}
     for target, rows in rankings(content).items():
-        means = [row.mean for row in rows if row.mean is not None and not row.baseline]
+        means = [row.ordered_by for row in rows if row.ordered_by is not None and not row.baseline]
         for row in rows:
             ranked = row.mean is not None and not row.baseline
-            rank = 1 + sum(mean > (row.mean or 0.0) + 1e-12 for mean in means) if ranked else None
+            rank = 1 + sum(mean > (row.ordered_by or 0.0) + 1e-12 for mean in means) if ranked else None
             cells[target, row.source] = TransferCell(row.source, target, row.mean, row.interval, row.n, row.undefined, rank, row.tied, row.baseline,
                                                      "; ".join(reasons.get((target, row.source), ())))
     return cells
