@@ -239,6 +239,11 @@ def readable(dataset: Dataset, indices: Sequence[int] | None = None) -> Iterator
             yield index, error.problems[0]
 
 
+def reason_of(problem: Problem) -> str:
+    """Why an image is left out, with the remedy, on one line."""
+    return f"{problem.message} ({problem.fix})" if problem.fix else problem.message
+
+
 def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> tuple[DatasetCard, Dataset]:
     """Reads every image once; returns the card and the data set without the images that cannot be read (listed in ``skipped``).
 
@@ -254,7 +259,7 @@ def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> 
             progress(1)
         if isinstance(image, Problem):
             problems.append(image)
-            bad.append(Skipped(dataset.name, dataset.keys[index], image.message))
+            bad.append(Skipped(dataset.name, dataset.keys[index], reason_of(image)))
             continue
         good.append(index)
         sizes.append(image.shape[:2])

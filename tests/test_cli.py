@@ -112,6 +112,14 @@ def test_distance_prints_scores_with_n_floor_and_interval(capsys: pytest.Capture
     assert "floor" in text
 
 
+def test_measures_of_cards_need_no_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("simkit.extractors.torchvision.weights_present", lambda url: pytest.fail(f"asked for {url}"))
+    study_text(tmp_path)
+    assert run("distance", "near", "--target", "goal", "--method", "number-of-classes", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0]["value"] == 0.0
+
+
 def test_method_all_lists_what_cannot_be_and_why(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study_text(tmp_path)

@@ -177,7 +177,8 @@ def test_one_replicate_says_nothing_about_chance() -> None:
     assert (rows["a"].interval, rows["a"].probability_best) == (None, None)
     assert (rows["b"].gap_to_best, rows["b"].gap_interval, rows["b"].tied) == (pytest.approx(0.4), None, True)
     assert answer("t", rank_sources(transfers({"a": [0.9], "b": [0.5]}))["t"]) == (
-        "t: take a (mean AUC 0.900 over 1 replicate, no interval from one replicate); b is not distinguishable from it.")
+        "t: no source stands out; the highest mean is that of a (mean AUC 0.900 over 1 replicate, no interval from one replicate); "
+        "b is not distinguishable from it.")
 
 
 def test_baselines_are_ranked_and_not_recommended() -> None:

@@ -128,4 +128,4 @@ def test_tables_round_trip_through_csv(tmp_path: Path) -> None:
 
 
 def test_csv_text_disarms_formulas_and_keeps_numbers() -> None:
-    assert csv_text(["name", "v"], [["=cmd()", -1.5], ["+a", None], ["ok", True]]) == "name,v\n'=cmd(),-1.5\n'+a,\nok,true\n"
+    assert csv_text(["name", "v"], [["=cmd()", -1.5], ["+a", None], ["ok", True], ["", ""]]) == "name,v\n'=cmd(),-1.5\n'+a,\nok,true\n,\n"

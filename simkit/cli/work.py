@@ -175,7 +175,8 @@ def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any
             options[method] = {}
         if method not in options or not name:
             known = ", ".join(options) or "none"
-            raise UsageError("SK101", "--set", f"'{key}' does not name one of the methods", f"write --set METHOD.option=value; methods: {known}")
+            fix = f"write --set METHOD.option=value; methods: {known}; options of the extractor: --extractor-set"
+            raise UsageError("SK101", "--set", f"'{key}' does not name one of the methods", fix)
         options[method][name] = value
     return [*({name: chosen} for name, chosen in options.items()), *(["all"] if "all" in methods else [])]
 

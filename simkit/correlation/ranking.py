@@ -207,15 +207,19 @@ def _probabilities(values: Floats, ratio: float | None, rng: np.random.Generator
 
 
 def answer(target: str, ranked: Sequence[RankedSource]) -> str:
-    """One sentence: which source to take for a target, how good it was, and what cannot be told apart from it."""
+    """One sentence: which source to take for a target, how good it was, and what cannot be told apart from it.
+
+    Where no other source can be told apart from the best, it recommends none and says which has the highest mean.
+    """
     best = next((row for row in ranked if row.best), None)
     if best is None or best.mean is None:
         return f"{target}: no source has a measured transfer."
     spread = "no interval from one replicate" if best.interval is None else f"95 % interval {best.interval[0]:.3f} to {best.interval[1]:.3f}"
     metric = "AUC" if best.metric.startswith("auc") else best.metric
-    text = f"{target}: take {best.source} (mean {metric} {best.mean:.3f} over {best.n} replicate{'s' if best.n != 1 else ''}, {spread})"
     others = [row for row in ranked if not row.baseline and not row.best and row.mean is not None]
     tied = [row.source for row in others if row.tied]
+    lead = "no source stands out; the highest mean is that of" if others and len(tied) == len(others) else "take"
+    text = f"{target}: {lead} {best.source} (mean {metric} {best.mean:.3f} over {best.n} replicate{'s' if best.n != 1 else ''}, {spread})"
     if not others:
         text += "; it is the only source that was tried"
     elif tied:

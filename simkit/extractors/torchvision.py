@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from simkit.errors import UsageError, nearest
+from simkit.errors import ResourceError, UsageError, nearest
 from simkit.extractors.base import Extractor, Session
 from simkit.extractors.network_session import NetworkSession, Preprocessing
 from simkit.networks import build_network, check_network, download_network, head_of, load_state, state_of, weights_enum, weights_present
@@ -43,6 +43,8 @@ class Torchvision(Extractor):
         recipe = recipe_of(self)
         del recipe["checkpoint"]
         if self.checkpoint is not None:
+            if not self.checkpoint.is_file():
+                raise ResourceError("SK302", str(self.checkpoint), "the weights file does not exist", "check the path of checkpoint")
             return recipe | {"weights": digest_file(self.checkpoint), "seed": 0}
         if self.weights == "random":
             import torch

@@ -197,7 +197,8 @@ def study_of(
         built += [m for m in all_methods() if m.name not in {b.name for b in built}]
     return Study(
         name="distance", base=Path.cwd(), datasets=specs, sources=tuple(names["sources"]), targets=tuple(names["targets"]),
-        extractor=extractor_of(extractor), methods=tuple(built), all_methods="all" in listed, seed=seed, repeats=repeats, device=device,
+        extractor=extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor, "extractor"),  # the plan checks it where it is needed
+        methods=tuple(built), all_methods="all" in listed, seed=seed, repeats=repeats, device=device,
         store=None if store is None else Path(store),
     )
 

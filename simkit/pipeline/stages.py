@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from simkit.dataset import Dataset, DatasetCard, Skipped, card_of
+from simkit.dataset import Dataset, DatasetCard, Skipped, card_of, reason_of
 from simkit.embedding import Embedding
 from simkit.errors import DataError, Problem
 from simkit.extractors.base import Extractor, Session, extract
@@ -158,5 +158,5 @@ def _without(dataset: Dataset, problems: Mapping[str, Problem]) -> Dataset:
     good = [i for i, d in enumerate(dataset.digests) if d not in problems]
     if not good:
         raise DataError("", "", "", problems=list(problems.values()))
-    bad = [Skipped(dataset.name, dataset.keys[i], problems[d].message) for i, d in enumerate(dataset.digests) if d in problems]
+    bad = [Skipped(dataset.name, dataset.keys[i], reason_of(problems[d])) for i, d in enumerate(dataset.digests) if d in problems]
     return dataset.take(good, bad)
