@@ -176,6 +176,8 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     declared = content.get("datasets") if isinstance(content.get("datasets"), Mapping) else {}
     for key in ("targets", "sources"):
         _check_names(getattr(top, key), tuple(declared or ()), f"{where}: {key}", problems)
+    if top.repeats in (1, 2):
+        problems.add("SK102", f"{where}: repeats", f"{top.repeats} half-samples give no interval", "give 0 (no interval) or at least 3")
     if "targets" not in content:
         problems.add("SK104", f"{where}: targets", "no target is named", 'add targets = ["name of a data set"]')
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)

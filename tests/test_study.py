@@ -98,6 +98,7 @@ folds = 1
     ("targets=['a']\ntransfer='x.csv'\n[finetune]\n[datasets.a]\nsamples={set='digits'}", r"both \[finetune\] and transfer"),
     ("targets=['a']\n[datasets.a]\nsamples={set='digits'}\ntags='x'", r"datasets\.a\.tags: 'x' is not a list of texts"),
     ("targets=['a']\n[datasets.a]\nsamples={set='digits'}\nattributes={domain=1}", r"attributes\.domain: 1 is not a text"),
+    ("targets=['a']\nrepeats=2\n[datasets.a]\nsamples={set='digits'}", r"study\.toml: repeats: 2 half-samples give no interval"),
     ("targets=['a']\nfinetune=3\n[datasets.a]\nsamples={set='digits'}", "3 is not a table"),
 ])
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
