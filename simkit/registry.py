@@ -393,13 +393,17 @@ ESTIMATORS = Registry("method", {
     "objects": "simkit.estimators.intuitive:Objects",
     "orientation": "simkit.estimators.intuitive:Orientation",
     "otdd": "simkit.estimators.otdd:Otdd",
+    "otdd-lower": "simkit.estimators.otdd_bounds:OtddLower",
+    "otdd-upper": "simkit.estimators.otdd_bounds:OtddUpper",
     "questionnaire": "simkit.estimators.questionnaire:Questionnaire",
     "ratings": "simkit.estimators.ratings:Ratings",
     "size": "simkit.estimators.intuitive:Size",
     "source-classes": "simkit.estimators.priors:SourceClasses",
     "source-imbalance": "simkit.estimators.priors:SourceImbalance",
+    "sotdd": "simkit.estimators.sotdd:Sotdd",
     "source-size": "simkit.estimators.priors:SourceSize",
     "task": "simkit.estimators.intuitive:Task",
+    "wasserstein": "simkit.estimators.wasserstein:Wasserstein",
 }, "simkit.estimators")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from simkit.embedding import Embedding
 from simkit.errors import DataError, ResourceError, UsageError
-from simkit.estimators import otdd
+from simkit.estimators import point_transport
 from simkit.estimators.base import compare, score_pairs
 from simkit.estimators.checks import check_estimator
 from simkit.estimators.otdd import Otdd
@@ -44,7 +46,7 @@ REFERENCE = {
 @pytest.mark.parametrize("case", ["halves", "relabelled", "inverted", "disjoint"])
 @pytest.mark.parametrize("label_cost", COSTS)
 def test_reference_values(digits: dict[str, tuple[Pair, Pair]], case: str, label_cost: str) -> None:
-    score = compare("otdd", *digits[case], label_cost=label_cost, lower_bound=False)
+    score = compare("otdd", *digits[case], label_cost=label_cost)
     assert score.value == pytest.approx(REFERENCE[case, label_cost], abs=1e-6)
     assert score.converged
     assert score.detail["marginal_error"] < 1e-12
@@ -55,15 +57,16 @@ def test_parts_and_bounds(digits: dict[str, tuple[Pair, Pair]]) -> None:
     score = compare("otdd", *digits["halves"], label_cost="exact", coupling=True)
     detail = score.detail
     assert detail["label_bound"] == pytest.approx(1.971074, abs=1e-6)
-    assert detail["lower_bound"] == pytest.approx(1.971074 + REFERENCE["halves", "none"], abs=2e-6)
-    assert detail["lower_bound"] <= score.value <= detail["upper_bound"]
+    lower = compare("otdd-lower", *digits["halves"], label_cost="exact")
+    assert lower.value == pytest.approx(1.971074 + REFERENCE["halves", "none"], abs=2e-6)
+    assert lower.value <= score.value <= detail["upper_bound"]
     assert detail["feature_part"] + detail["label_part"] == pytest.approx(score.value, rel=1e-12)
     mass = np.array(detail["class_coupling"]["mass"])
     assert mass.shape == (10, 10)
     np.testing.assert_allclose(mass.sum(1), np.bincount(digits["halves"][0][1]) / 898, atol=1e-12)
     assert (mass.argmax(1) == np.arange(10)).all()
     gaussian = compare("otdd", *digits["halves"])
-    assert gaussian.detail["lower_bound"] <= gaussian.value <= score.value
+    assert compare("otdd-lower", *digits["halves"]).value <= gaussian.value <= score.value
     assert "class_coupling" not in gaussian.detail
 
 
@@ -149,11 +152,11 @@ def test_classes_without_images_play_no_part() -> None:
 
 
 def test_too_many_images_are_refused_with_the_price() -> None:
-    message = r"SK301.*'source' has 60 images, the exact solver takes at most 50 a side \(option maximum\).*GiB and \d+ s\nfix: set maximum = 60"
+    message = r"SK301.*otdd: 60 images, the exact solver takes at most 50 a side \(option exact_up_to\).*GiB and \d+ s\nfix: set exact_up_to = 60 .*sinkhorn"
     with pytest.raises(ResourceError, match=message):
-        compare("otdd", blobs(60), blobs(40), maximum=50)
-    views = {"big": Embedding.of(blobs(60), "big"), "a": Embedding.of(blobs(20), "a"), "b": Embedding.of(blobs(20, seed=1), "b")}
-    scores = score_pairs(Otdd(maximum=50), {k: Embedding(v.features, v.labels, v.classes, name=k) for k, v in views.items()}, [("big", "a"), ("a", "b")])
+        compare("otdd", blobs(60), blobs(40), solver="exact", exact_up_to=50)
+    views = {name: replace(Embedding.of(blobs(n, seed=seed)), name=name) for name, n, seed in (("big", 60, 0), ("a", 20, 0), ("b", 20, 1))}
+    scores = score_pairs(Otdd(solver="exact", exact_up_to=50), views, [("big", "a"), ("a", "b")])
     assert isinstance(scores["big", "a"], ResourceError)
     assert scores["a", "b"].value > 0  # type: ignore[union-attr]
 
@@ -168,8 +171,8 @@ def test_unlabelled_data_are_refused_by_name_unless_labels_play_no_part() -> Non
 
 
 def test_solver_that_stops_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = otdd.exact_transport
-    monkeypatch.setattr(otdd, "exact_transport", lambda *args, **options: full(*args, **options, max_iterations=3))
+    full = point_transport.exact_transport
+    monkeypatch.setattr(point_transport, "exact_transport", lambda *args, **options: full(*args, **options, max_iterations=3))
     score = compare("otdd", blobs(40), blobs(40, seed=1))
     assert not score.converged
     assert "not converged: numItermax" in score.flags[0]

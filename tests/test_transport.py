@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from simkit import transport
+from simkit.transport import memory
 from simkit.errors import ResourceError, UsageError
 from simkit.transport import (
     check_memory,
@@ -97,9 +97,9 @@ def test_memory_is_predicted_before_the_work() -> None:
 
 
 def test_memory_limit_is_a_share_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport.Path, "read_text", lambda path: "1000000\n")
+    monkeypatch.setattr(memory.Path, "read_text", lambda path: "1000000\n")
     assert memory_limit() == 700_000
-    monkeypatch.setattr(transport.Path, "read_text", lambda path: "max\n")
+    monkeypatch.setattr(memory.Path, "read_text", lambda path: "max\n")
     assert memory_limit() > 100_000_000
 
 

@@ -113,6 +113,16 @@ class Estimator:
             return f"{self.name} needs at least one class with images in {known.name}"
         return ""
 
+    def settled(self, n_source: int, n_target: int) -> Estimator:
+        """The measure with every choice made that it leaves to the sizes of the data sets (a solver), asked before any work on a pair.
+
+        A pair's half-samples are then measured in the same way as the pair. By default the measure itself.
+
+        Raises:
+            ResourceError: it cannot be computed for data sets of these sizes.
+        """
+        return self
+
     def summarize(self, view: Any) -> Any:
         """The work done once per data set; by default the view itself."""
         return view
@@ -144,7 +154,7 @@ def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
             wants = (*estimator.needs, *(estimator.needs_of_source if role == "source" else ()))
             if "labels" in wants and view.labels is None:
                 message = f"{estimator.name} needs labels, {role} '{view.name}' has none"
-                raise DataError("SK208", view.name, message, "give (array, labels), or choose a label-free method")
+                raise DataError("SK208", view.name, message, "give (array, labels), or choose a label-free method, such as wasserstein")
         elif isinstance(view, DatasetCard):
             reason = estimator.missing(view, "source" if role == "source" else "target")
             if reason:
@@ -384,13 +394,14 @@ def score_pairs(
     for source, target in pairs:
         try:
             _check_views(estimator, views[source], views[target])
-            score = estimator.compare(made.of(source), made.of(target), _rng(estimator, source, target, seed))
-            score = _flagged(estimator, score, views[source], views[target])
-            if repeats and estimator.view == "embedding":
-                if halved is None or halved.view is not views[target]:  # kept for one target at a time: summaries can be large
-                    halved = HalfSamples(estimator, views[target], seed=seed, repeats=repeats)
-                other = halved if source == target else HalfSamples(estimator, views[source], seed=seed, repeats=repeats)
-                score = with_uncertainty(estimator, score, other, halved)
+            measure = estimator.settled(len(views[source]), len(views[target])) if estimator.view == "embedding" else estimator
+            score = measure.compare(made.of(source), made.of(target), _rng(measure, source, target, seed))
+            score = _flagged(measure, score, views[source], views[target])
+            if repeats and measure.view == "embedding":
+                if halved is None or halved.view is not views[target] or halved.estimator != measure:  # kept for one target: summaries can be large
+                    halved = HalfSamples(measure, views[target], seed=seed, repeats=repeats)
+                other = halved if source == target else HalfSamples(measure, views[source], seed=seed, repeats=repeats)
+                score = with_uncertainty(measure, score, other, halved)
             out[source, target] = score
         except SimkitError as error:
             out[source, target] = error
@@ -436,6 +447,8 @@ def compare(method: str | Estimator, source: Any, target: Any, *, seed: int = 0,
     _check_views(estimator, source, target)
     if estimator.pool_relative:
         raise UsageError("SK108", estimator.name, "its value depends on all data sets of a run: two are not enough", "use simkit.distance with the whole pool")
+    if isinstance(source, Embedding) and isinstance(target, Embedding):
+        estimator = estimator.settled(len(source), len(target))
     summaries = estimator.summarize(source), estimator.summarize(target)
     score = _flagged(estimator, estimator.compare(*summaries, _rng(estimator, source.name, target.name, seed)), source, target)
     if repeats and isinstance(source, Embedding) and isinstance(target, Embedding):

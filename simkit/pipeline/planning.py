@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simkit.dataset import Dataset
-from simkit.errors import DataError, NotEnoughData, Problems, SimkitError, UsageError
+from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, SimkitError, UsageError
 from simkit.extractors.base import extract
 from simkit.pipeline.scoring import score_key, view_digest_of
 from simkit.pipeline.stages import missing_images, stored_card, strictly
@@ -132,6 +132,7 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     if not study.pairs:
         raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
     methods, impossible = _possible(study, datasets)
+    _check_sizes(methods, study, datasets)
     store = Store(study.store)
     steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)
     steps += _score_steps(study, kept, store, methods, impossible)
@@ -209,6 +210,20 @@ def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any,
             problems.add("SK208", study.name, reason, "give labels (a folder per class, or a label column), or choose label-free methods")
         problems.raise_if_any(NotEnoughData)
     return tuple(methods), impossible
+
+
+def _check_sizes(methods: tuple[Any, ...], study: Study, datasets: Mapping[str, Dataset]) -> None:
+    """Refuses what no machine would finish (more images than a solver takes) before an image is embedded."""
+    problems = Problems()
+    for method in methods:
+        for source, target in study.pairs:
+            try:
+                if method.view == "embedding":
+                    method.settled(len(datasets[source]), len(datasets[target]))
+            except ResourceError as error:
+                for problem in error.problems:
+                    problems.add(problem.code, f"methods: {method.name}, {source} -> {target}", problem.message, problem.fix)
+    problems.raise_if_any(ResourceError)
 
 
 def _lacks_labels(method: Any, source: Dataset, target: Dataset) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -129,13 +130,20 @@ def _in_threads(
     for module in {"scipy.linalg", "ot"} if any(m.view == "embedding" for m, _ in tasks) else set():
         importlib.import_module(module)  # before the threads: a BLAS that is loaded later would not know the limit
     workers = min(cores(), len(tasks))
+    share = max(1, cores() // workers)
+    torch = sys.modules.get("torch")  # its threads are counted per thread that calls it, so each worker sets its own share
+    whole = torch.get_num_threads() if torch else 0
 
     def work(task: Task) -> None:
         method, pairs = task
         shared = summaries[method.name]
         score_pairs(method, shared.views, pairs, seed=seed, repeats=repeats, each=lambda pair, result: keep(method, pair, result), summaries=shared)
 
-    with threadpool_limits(limits=max(1, cores() // workers)), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score") as pool:
+    def limit() -> None:
+        if torch:
+            torch.set_num_threads(share)
+
+    with threadpool_limits(limits=share), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score", initializer=limit) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
             for future in as_completed(futures):
@@ -143,6 +151,9 @@ def _in_threads(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+        finally:
+            if torch:
+                torch.set_num_threads(whole)
 
 
 def _score_from(value: Mapping[str, Any]) -> Score:

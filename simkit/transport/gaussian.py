@@ -1,0 +1,221 @@
+"""Gaussians of classes and data sets, and the Wasserstein distance between them: no matrix square root, singular covariances included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+__all__ = ["Gaussian", "gaussian_distance", "gaussian_distances", "gaussian_distances_seconds", "gaussian_of", "nuclear_norm"]
+
+ROWS_AT_A_TIME = 8192
+"""Rows that are brought to float64 and factorised at once, so that a large class needs no second copy of itself."""
+
+ACCURACY = 2.5e-9
+"""Error of a nuclear norm that the faster of two ways may have, as a share of the squared distance that is made from it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """Mean and covariance of a set of rows, the covariance S as a factor: S = R' R.
+
+    Attributes:
+        mean: (d,), float64.
+        factor: R, float64 (r, d) with r at most min(n - 1, d); no row at all for a single point.
+        trace: tr S, the sum of squares of R.
+        count: number of rows n.
+    """
+
+    mean: np.ndarray
+    factor: np.ndarray
+    trace: float
+    count: int
+
+    @cached_property
+    def live(self) -> np.ndarray:
+        """Which features vary, bool (d,)."""
+        return np.asarray(self.factor.any(0))
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the rows were all equal, up to the rounding of their mean."""
+        return self.trace <= 1e-24 * max(float(self.mean @ self.mean), 1e-276)
+
+
+def gaussian_of(rows: np.ndarray) -> Gaussian:
+    """Mean and covariance factor of rows (n, d), with the unbiased covariance (divisor n - 1); one row has covariance 0.
+
+    For n - 1 <= the number of features that vary, the factor is the n - 1 Helmert contrasts of the rows, sqrt(i / (i + 1)) (x_i - mean of the rows
+    before), whose Gram matrix is the centred scatter; for more rows it is the triangular factor of a QR decomposition of these features. Neither
+    squares the data nor asks for an eigenvalue. Cost: O(n d), or O(n d²) in blocks of 8192 rows.
+    """
+    n, d = rows.shape
+    mean = rows.mean(0, dtype=np.float64)
+    if n == 1:
+        return Gaussian(mean, np.empty((0, d)), 0.0, 1)
+    live = np.flatnonzero(rows.max(0) != rows.min(0))
+    factor = _contrasts(rows, mean) if n - 1 <= len(live) else _triangle(rows, mean, live)
+    return Gaussian(mean, factor, float(np.vdot(factor, factor)), n)
+
+
+def _contrasts(rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    centred = rows - mean
+    i = np.arange(1, len(rows))[:, None]
+    return np.asarray((centred[1:] - np.cumsum(centred, axis=0)[:-1] / i) * np.sqrt(i / ((i + 1.0) * len(i))))
+
+
+def _triangle(rows: np.ndarray, mean: np.ndarray, live: np.ndarray) -> np.ndarray:
+    factor = np.zeros((len(live), rows.shape[1]))
+    if not live.size:
+        return factor
+    triangle = np.empty((0, len(live)))
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        block = rows[start : start + ROWS_AT_A_TIME, live] - mean[live]
+        triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, block]), mode="r"))
+    factor[:, live] = triangle / np.sqrt(len(rows) - 1.0)
+    return factor
+
+
+def nuclear_norm(matrix: np.ndarray, *, tolerance: float = 1e-10) -> float:
+    """Sum of singular values, to a relative error of ``tolerance``. See :func:`_nuclear_norms`."""
+    if not matrix.size:
+        return 0.0
+    value, error = (float(one[0]) for one in _nuclear_norms(matrix[None]))
+    return value if error <= tolerance * value else float(np.linalg.svd(matrix, compute_uv=False).sum())
+
+
+def _nuclear_norms(matrices: np.ndarray, nullities: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of singular values of a stack of matrices, and a bound of their rounding errors.
+
+    From the eigenvalues of the smaller Gram matrix, which is two to three times faster than the singular values. An eigenvalue is wrong by a few
+    eps times the largest; so is a singular value by that over twice itself, or by its square root where nothing else is left. ``nullities``: how
+    many singular values of each matrix are known to be 0; they add no error.
+    """
+    if matrices.shape[1] > matrices.shape[2]:
+        matrices = matrices.transpose(0, 2, 1)
+    if matrices.shape[1] == 1:
+        return np.linalg.norm(matrices[:, 0], axis=1), np.zeros(len(matrices))
+    if len(matrices) == 1:
+        gram = (matrices[0] @ matrices[0].T)[None]  # one product of a matrix with its own transpose takes half the time
+    else:
+        gram = matrices @ matrices.transpose(0, 2, 1)
+    values = np.linalg.eigvalsh(gram)
+    singular = np.sqrt(np.maximum(values, 0.0))
+    noise = 4 * np.finfo(float).eps * np.maximum(values[:, -1:], 0.0)
+    if nullities is not None:
+        known = np.arange(values.shape[1]) < nullities[:, None]
+        singular = np.where(known, 0.0, singular)
+        return singular.sum(1), np.where(known, 0.0, _errors(singular, noise)).sum(1)
+    return singular.sum(1), _errors(singular, noise).sum(1)
+
+
+def _errors(singular: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    return np.asarray(np.where(singular**2 > noise, noise / (2 * np.maximum(singular, 1e-300)), np.sqrt(noise)))
+
+
+def _nullity(first: Gaussian, second: Gaussian) -> int:
+    """Singular values of R1 R2' that must be 0, because the two share fewer features that vary than the product has rows and columns."""
+    return max(0, min(len(first.factor), len(second.factor)) - int((first.live & second.live).sum()))
+
+
+def _before(first: Gaussian, second: Gaussian) -> bool:
+    return (len(first.factor), first.trace) <= (len(second.factor), second.trace)
+
+
+def gaussian_distance(first: Gaussian, second: Gaussian) -> tuple[float, float]:
+    """Squared 2-Wasserstein distance of two Gaussians, as (mean part, covariance part).
+
+    |m1 - m2|² and tr S1 + tr S2 - 2 |R1 R2'|_* (nuclear norm): tr (S1^½ S2 S1^½)^½ is the sum of singular values of R1 R2' for any factors with
+    R' R = S, so no matrix square root is needed and singular covariances are exact (Dowson and Landau 1982; Gelbrich 1990).
+    Equal arguments give exactly (0, 0); the order of the arguments does not matter to the last bit.
+    """
+    gap = first.mean - second.mean
+    mean_part = float(gap @ gap)
+    if _equal(first, second):
+        return mean_part, 0.0
+    if not _before(first, second):
+        first, second = second, first
+    cross = first.factor @ second.factor.T
+    if not cross.size:
+        return mean_part, first.trace + second.trace
+    norm, error = _nuclear_norms(cross[None], np.array([_nullity(first, second)]))
+    return mean_part, float(_covariance_parts(cross[None], norm, error, first.trace, np.array([second.trace]), np.array([mean_part]))[0])
+
+
+def _equal(first: Gaussian, second: Gaussian) -> bool:
+    return first.factor is second.factor or (first.trace == second.trace and np.array_equal(first.factor, second.factor))
+
+
+def _covariance_parts(
+    crosses: np.ndarray, norms: np.ndarray, errors: np.ndarray, trace: float, traces: np.ndarray, mean_parts: np.ndarray,
+) -> np.ndarray:
+    """tr S1 + tr S2 - 2 |R1 R2'|_* for a stack of products; singular values where the eigenvalues were not accurate enough for the distance."""
+    total = trace + traces
+    values = total - 2.0 * norms
+    for at in np.flatnonzero(errors > ACCURACY * np.maximum(mean_parts + values, 0.0)):
+        values[at] = total[at] - 2.0 * np.linalg.svd(crosses[at], compute_uv=False).sum()
+    assert (values >= -1e-8 * total).all(), f"squared distances of covariances are {values.min()}, of traces {total.min()}"
+    return np.maximum(values, 0.0)
+
+
+def gaussian_distances(source: Sequence[Gaussian], target: Sequence[Gaussian]) -> np.ndarray:
+    """Squared 2-Wasserstein distances (mean plus covariance part) of all pairs, float64 (k, l). See :func:`gaussian_distance`.
+
+    One matrix product a row of the table, and the eigenvalues of all its classes of one rank in one call. With ``source is target`` half of the
+    table is computed, and its diagonal is 0.
+    """
+    table = np.zeros((len(source), len(target)))
+    for columns in _column_blocks(target):
+        block = list(target[columns])
+        stacked = np.concatenate([g.factor for g in block])
+        starts = np.cumsum([0, *(len(g.factor) for g in block)])
+        for i, first in enumerate(source):
+            begin = max(0, i + 1 - columns.start) if source is target else 0
+            if begin < len(block):
+                cross = first.factor @ stacked[starts[begin] :].T
+                parts = [cross[:, starts[j] - starts[begin] : starts[j + 1] - starts[begin]] for j in range(begin, len(block))]
+                table[i, columns.start + begin : columns.stop] = _row(first, block[begin:], parts)
+    return table + table.T if source is target else table
+
+
+def _row(first: Gaussian, others: Sequence[Gaussian], crosses: Sequence[np.ndarray]) -> np.ndarray:
+    """Squared distances of one Gaussian to others, from the products R1 R2'."""
+    gaps = np.stack([g.mean for g in others]) - first.mean
+    mean_parts = np.einsum("ij,ij->i", gaps, gaps)
+    traces = np.array([g.trace for g in others])
+    covariance_parts = first.trace + traces
+    by_rank: dict[int, list[int]] = {}
+    for j, other in enumerate(others):
+        if _equal(first, other):
+            covariance_parts[j] = 0.0
+        elif crosses[j].size:
+            by_rank.setdefault(len(other.factor), []).append(j)
+    for members in by_rank.values():
+        size = max(1, 2**16 // crosses[members[0]].size)  # small matrices by the hundred, large ones one at a time
+        for start in range(0, len(members), size):
+            chosen = np.array(members[start : start + size])
+            stack = np.stack([crosses[j] for j in chosen])
+            norms, errors = _nuclear_norms(stack, np.array([_nullity(first, others[j]) for j in chosen]))
+            covariance_parts[chosen] = _covariance_parts(stack, norms, errors, first.trace, traces[chosen], mean_parts[chosen])
+    return np.asarray(mean_parts + covariance_parts)
+
+
+def _column_blocks(target: Sequence[Gaussian]) -> list[slice]:
+    """Runs of classes whose factors together take at most 256 MiB (one class at least)."""
+    sizes = [g.factor.size for g in target]
+    starts, held = [0], 0
+    for j, size in enumerate(sizes):
+        if held + size > 2**25 and j > starts[-1]:
+            starts.append(j)
+            held = 0
+        held += size
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)]
+
+
+def gaussian_distances_seconds(ranks: Sequence[int], others: Sequence[int], dimension: int) -> float:
+    """Predicted time of :func:`gaussian_distances` for classes with factors of these ranks, on one core (measured: 17 ms a pair at rank and d of 500)."""
+    a, b = np.array(ranks, dtype=float)[:, None], np.array(others, dtype=float)[None, :]
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    return float((2e-5 + (2 * a * b * dimension + low * low * high) / 6e10 + 8e-11 * low**3).sum())
