@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,38 @@ def test_embeddings_agree_with_the_cpu(tmp_path: Path) -> None:
     cpu, gpu = (simkit.embed(folder, extractor=extractor, device=d, store=tmp_path / d).features.astype(np.float64) for d in ("cpu", "cuda"))
     cosine = (cpu * gpu).sum(1) / np.linalg.norm(cpu, axis=1) / np.linalg.norm(gpu, axis=1)
     assert cosine.min() >= 0.999
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "float64"}, {"tile": 100}, {"memory": 0.002}, {"label_cost": "none"}, {"debias": False}])
+def test_transport_agrees_with_the_cpu(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    sides = [(rng.normal(size=(n, 64)).astype(np.float32) + shift, rng.integers(5, size=n)) for n, shift in ((700, 0.0), (500, 0.3))]
+    cpu, gpu = (simkit.compare("otdd", *sides, solver="sinkhorn", device=device, **options) for device in ("cpu", "cuda"))
+    assert gpu.converged
+    assert gpu.value == pytest.approx(cpu.value, rel=1e-4)
+    assert gpu.detail["exact_between"] == pytest.approx(cpu.detail["exact_between"], rel=1e-4)
+
+
+def test_tf32_does_not_reach_the_distances() -> None:
+    rng = np.random.default_rng(0)
+    sides = [(100 + rng.normal(size=(600, 256)).astype(np.float32), rng.integers(3, size=600)) for _ in range(2)]
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        fast = simkit.compare("otdd", *sides, solver="sinkhorn", device="cuda").value
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    assert fast == pytest.approx(simkit.compare("otdd", *sides, solver="sinkhorn", device="cpu").value, rel=1e-4)
+
+
+def test_out_of_memory_on_the_device_names_what_fits() -> None:
+    from simkit.errors import ResourceError
+
+    x = np.zeros((40000, 8), dtype=np.float32)
+    x[:, 0] = np.arange(40000)
+    with pytest.raises(ResourceError, match=r"SK301.*ran out of memory.*\nfix: tiles of \d+ rows fit"):
+        simkit.compare("wasserstein", x, x + 1, solver="sinkhorn", device="cuda", memory=10**6, tile=10**9, max_hours=100)
 
 
 def test_a_study_runs_on_the_device(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from simkit.errors import DataError, ResourceError, UsageError
 from simkit.estimators import point_transport
 from simkit.estimators.base import compare, score_pairs
 from simkit.estimators.checks import check_estimator
+from simkit.estimators.labelled_cloud import sampled
 from simkit.estimators.otdd import Otdd
 from simkit.registry import ESTIMATORS
 
@@ -195,3 +196,235 @@ def test_mixtures_are_ordered_by_their_share() -> None:
 @pytest.mark.parametrize("label_cost", COSTS)
 def test_promises(label_cost: str) -> None:
     check_estimator(Otdd(label_cost=label_cost))  # type: ignore[arg-type]
+
+
+# --- entropic solver, samples, weights, conventions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["halves", "inverted", "disjoint"])
+def test_sinkhorn_lies_below_the_exact_value_by_no_more_than_it_says(digits: dict[str, tuple[Pair, Pair]], case: str) -> None:
+    score = compare("otdd", *digits[case], solver="sinkhorn")
+    exact = REFERENCE[case, "gaussian"]
+    low, high = score.detail["exact_between"]
+    assert score.converged
+    assert score.detail["marginal_error"] <= 0.01
+    assert low <= exact <= high
+    assert low > 0.99 * exact
+    assert exact - score.detail["bias_bound"] <= score.value < exact
+    assert score.value > 0.94 * exact
+    assert score.detail["feature_part"] + score.detail["label_part"] + score.detail["entropy_part"] == pytest.approx(score.value)
+    assert score.detail["epsilon"] == 0.01
+    assert score.detail["iterations"] > 0
+    assert score.flags == ("entropic (epsilon 0.01 of the mean cost)",)
+
+
+def test_converged_value_of_the_reference_implementation_at_its_regularisation(digits: dict[str, tuple[Pair, Pair]]) -> None:
+    """Converged values of microsoft/otdd's problem on the halves, in its scale: between .993 (entreg .152) and 1.103 (entreg .076)."""
+    values = [compare("otdd", *digits["halves"], solver="sinkhorn", convention="microsoft", absolute_epsilon=e).value for e in (0.152, 0.1, 0.076)]
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(0.993, abs=0.02)
+    assert values[2] == pytest.approx(1.103, abs=0.02)
+
+
+def test_order_of_the_cases_is_kept_by_every_variant(digits: dict[str, tuple[Pair, Pair]]) -> None:
+    for method, options in (("otdd", {"solver": "sinkhorn"}), ("otdd", {"solver": "sinkhorn", "debias": False}), ("otdd", {"class_weights": "balanced"}),
+                            ("otdd-lower", {}), ("otdd-upper", {"within": "transport"}), ("otdd-upper", {}), ("sotdd", {"projections": 300})):
+        values = [compare(method, *digits[case], **options).value for case in ("halves", "disjoint", "inverted")]
+        assert values == sorted(values), (method, options)
+        relabelled = compare(method, *digits["relabelled"], **options).value
+        assert relabelled < values[0] if method == "otdd-upper" else relabelled == pytest.approx(0.0, abs=1e-9)
+        shuffled = (digits["halves"][0][0], np.random.default_rng(5).permutation(digits["halves"][0][1]))
+        assert compare(method, digits["halves"][0], shuffled, **options).value > (relabelled if method == "otdd-upper" else 1e-3)
+
+
+def test_microsoft_convention_halves_everything(digits: dict[str, tuple[Pair, Pair]]) -> None:
+    ours, theirs = (compare("otdd", *digits["halves"], convention=c) for c in ("paper", "microsoft"))
+    assert theirs.value == pytest.approx(1.160401, abs=1e-6)  # POT's emd2 on their cost with label costs in double precision
+    for part in ("feature_part", "label_part", "label_bound"):
+        assert theirs.detail[part] == pytest.approx(ours.detail[part] / 2, rel=1e-12)
+    entropic = [compare("otdd", *digits["halves"], convention=c, solver="sinkhorn") for c in ("paper", "microsoft")]
+    assert entropic[1].value == pytest.approx(entropic[0].value / 2, rel=1e-12)
+    assert entropic[1].detail["exact_between"][0] == pytest.approx(entropic[0].detail["exact_between"][0] / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("label_cost", COSTS)
+def test_invariances_of_the_entropic_solver(label_cost: str) -> None:
+    (x, y), (z, w) = blobs(90), blobs(70, seed=1, shift=0.5)
+
+    def value(source: Pair, target: Pair) -> float:
+        return compare("otdd", source, target, label_cost=label_cost, solver="sinkhorn").value
+
+    plain = value((x, y), (z, w))
+    assert plain > 0
+    assert value((z, w), (x, y)) == plain
+    order = np.random.default_rng(2).permutation(90)
+    assert value((x[order], y[order]), (z, w)) == plain
+    names = np.array(["c", "a", "b"])
+    assert value((x, names[y]), (z, w)) == pytest.approx(plain, rel=1e-5)
+    assert value((4 * x, y), (4 * z, w)) == pytest.approx(16 * plain, rel=1e-4)
+    assert value((x, y), (x[order], names[y[order]])) == 0.0
+
+
+def test_solver_is_chosen_by_size_and_kept_for_half_samples() -> None:
+    views = {name: replace(Embedding.of(blobs(n, seed=seed)), name=name) for name, n, seed in (("small", 40, 0), ("large", 90, 1))}
+    method = Otdd(exact_up_to=50)
+    solvers = {pair: score_pairs(method, views, [pair])[pair].detail["solver"] for pair in (("small", "small"), ("small", "large"))}  # type: ignore[union-attr]
+    assert solvers["small", "large"] == "sinkhorn"
+    assert method.settled(50, 50) == Otdd(exact_up_to=50, solver="exact")
+    assert method.settled(50, 51) == Otdd(exact_up_to=50, solver="sinkhorn")
+    assert Otdd(exact_up_to=50, max_images=20).settled(5000, 5000).solver == "exact"  # type: ignore[attr-defined]
+    scored = compare("otdd", views["small"], views["large"], exact_up_to=50, repeats=4)
+    assert scored.interval is not None
+    assert scored.interval[0] < scored.value < scored.interval[1]
+    assert scored.floor == compare("otdd", views["small"], views["large"], solver="sinkhorn", repeats=4).floor  # halves of 45 were not solved exactly
+
+
+def test_sample_is_seeded_stratified_and_said() -> None:
+    source, target = blobs(200, classes=4), blobs(100, classes=4, seed=1)
+    score = compare("otdd", source, target, max_images=60)
+    assert score.flags == ("60 of 200 images of source (max_images)", "60 of 100 images of target (max_images)")
+    assert score.detail["n"] == (60, 60)
+    assert compare("otdd", source, target, max_images=60).value == score.value
+    assert compare("otdd", source, target, max_images=60, sample_seed=1).value != score.value
+    assert not any("max_images" in flag for flag in compare("otdd", source, target, max_images=200).flags)
+    order = np.random.default_rng(0).permutation(200)
+    again = (source[0][order], np.array(list("wxyz"))[source[1][order]])
+    assert compare("otdd", source, again, max_images=60).value == 0.0  # the same images are drawn from the same data set
+    labels = np.repeat(np.arange(4), (100, 60, 38, 2))
+    kept = sampled(labels, 50, np.random.default_rng(0))
+    assert np.bincount(labels[kept]).tolist() == [25, 15, 9, 1]
+    assert np.bincount(labels[sampled(labels, 4, np.random.default_rng(0))]).tolist() == [1, 1, 1, 1]
+    assert len(sampled(labels, 3, np.random.default_rng(0))) == 3
+    for label_cost in COSTS[:3]:
+        lost = compare("otdd", source, target, max_images=3, label_cost=label_cost, class_weights="balanced")  # more classes than images
+        assert lost.detail["classes"] == (3, 3)
+    few = np.repeat(np.arange(3), (1, 1, 98))
+    assert np.bincount(few[sampled(few, 10, np.random.default_rng(0))]).tolist() == [1, 1, 8]
+
+
+def test_balanced_classes_weigh_the_same() -> None:
+    x, y = blobs(60, classes=2)
+    z, w = blobs(50, classes=2, seed=1)
+    uneven = np.concatenate([np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:7]])
+    mass = np.array(compare("otdd", (x[uneven], y[uneven]), (z, w), class_weights="balanced", coupling=True).detail["class_coupling"]["mass"])
+    np.testing.assert_allclose(mass.sum(1), [0.5, 0.5], atol=1e-12)
+    np.testing.assert_allclose(mass.sum(0), [0.5, 0.5], atol=1e-12)
+    doubled = np.concatenate([np.arange(60), np.flatnonzero(y == 1)])  # images of class 1 twice: the same laws of the classes
+    balanced = [compare("otdd", (x[i], y[i]), (z, w), class_weights="balanced", label_cost="means").value for i in (np.arange(60), doubled)]
+    assert balanced[0] == pytest.approx(balanced[1], rel=1e-10)
+    with pytest.raises(UsageError, match=r"label_cost = none ignores labels"):
+        Otdd(label_cost="none", class_weights="balanced")
+
+
+def test_weights_of_features_and_labels(digits: dict[str, tuple[Pair, Pair]]) -> None:
+    halves = digits["halves"]
+    assert compare("otdd", *halves, label_weight=0.0).value == pytest.approx(REFERENCE["halves", "none"], abs=1e-6)
+    labels_only = compare("otdd", *halves, feature_weight=0.0, label_cost="exact")
+    assert labels_only.value == pytest.approx(1.971074, abs=1e-6)
+    assert labels_only.detail["feature_part"] == pytest.approx(0.0, abs=1e-12)
+    plain, scaled = compare("otdd", *halves), compare("otdd", *halves, feature_weight=3.0, label_weight=3.0)
+    assert scaled.value == pytest.approx(3 * plain.value, rel=1e-10)
+    with pytest.raises(UsageError, match="both 0"):
+        Otdd(feature_weight=0.0, label_weight=0.0)
+
+
+@pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
+def test_potentials_are_those_of_the_rows_as_given(solver: str) -> None:
+    (x, y), (z, w) = blobs(30), blobs(25, seed=1)
+    detail = compare("otdd", (x, y), (z, w), potentials=True, label_cost="means", solver=solver).detail
+    u, v = (np.array(detail["potentials"][role]) for role in ("source", "target"))
+    means = [np.array([f[c == k].mean(0) for k in range(3)]) for f, c in ((x, y), (z, w))]
+    table = ((means[0][:, None] - means[1]) ** 2).sum(-1)
+    cost = ((x[:, None] - z) ** 2).sum(-1) + table[y[:, None], w]
+    if solver == "exact":
+        assert (u[:, None] + v - cost).max() < 1e-5
+        assert u.mean() + v.mean() == pytest.approx(compare("otdd", (x, y), (z, w), label_cost="means").value, rel=1e-5)
+    else:
+        plan = np.exp((u[:, None] + v - cost) / detail["epsilon_absolute"]) / len(x) / len(z)
+        np.testing.assert_allclose(plan.sum(1), 1 / 30, rtol=1e-3)
+    assert "potentials" not in compare("otdd", (x, y), (z, w)).detail
+    sample = compare("otdd", (x, y), (z, w), potentials=True, max_images=20, solver=solver).detail["potentials"]["source"]
+    assert sum(value is None for value in sample) == 10
+
+
+def test_value_off_its_marginals_is_marked() -> None:
+    score = compare("otdd", blobs(300, shift=0.0), blobs(300, seed=1, shift=3.0), solver="sinkhorn", passes=1, epsilon=0.001)
+    assert not score.converged
+    assert any("not converged: marginals off by" in flag and "(tolerance 0.01)" in flag for flag in score.flags)
+
+
+def test_hours_are_refused_before_they_are_spent(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = blobs(60), blobs(60, seed=1)
+    monkeypatch.setattr(point_transport, "label_costs_seconds", lambda pairs, label_cost: 4 * 3600.0)
+    message = r"SK301.*otdd (source - target|target - source): would take about 4\.0 h, the limit is 2 h: label costs of 3 x 3 classes about 4\.0 h"
+    with pytest.raises(ResourceError, match=message + r".*\nfix: set label_cost = means, or max_hours = 4\.8 to wait"):
+        compare("otdd", source, target)
+    with caplog.at_level("INFO", logger="simkit"):
+        assert compare("otdd", source, target, max_hours=5.0).value > 0
+    assert any("label costs of 3 x 3 classes about 4.0 h" in line for line in caplog.messages)
+
+
+def test_unlabelled_data_are_offered_wasserstein() -> None:
+    x, z = blobs(20)[0], blobs(20, seed=1)[0]
+    with pytest.raises(DataError, match=r"otdd needs labels.*\nfix: .*wasserstein"):
+        compare("otdd", x, z)
+    assert compare("wasserstein", x, z).value == pytest.approx(compare("otdd", x, z, label_cost="none").value, rel=1e-12)
+
+
+def test_wasserstein_in_one_dimension_and_between_shifted_clouds() -> None:
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(50, 1)).astype(np.float32), rng.normal(size=(50, 1)).astype(np.float32) * 2
+    expected = float(((np.sort(x[:, 0]) - np.sort(z[:, 0])).astype(float) ** 2).mean())
+    assert compare("wasserstein", x, z).value == pytest.approx(expected, rel=1e-6)
+    cloud = rng.normal(size=(40, 6)).astype(np.float32)
+    assert compare("wasserstein", cloud, cloud + 0.5).value == pytest.approx(1.5, rel=1e-6)  # a translation is the optimal map
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label_cost", ["gaussian", "exact", "means"])
+@pytest.mark.parametrize("seed", range(3))
+def test_bounds_enclose_the_value(label_cost: str, seed: int) -> None:
+    source, target = blobs(60, seed=seed), blobs(45, seed=seed + 10, classes=2, shift=0.4)
+    value = compare("otdd", source, target, label_cost=label_cost).value
+    for options in ({}, {"features": "gaussian"}, {"solver": "sinkhorn"}):
+        assert compare("otdd-lower", source, target, label_cost=label_cost, **options).value <= value * (1 + 1e-6)
+    product, inner = (compare("otdd-upper", source, target, label_cost=label_cost, within=w).value for w in ("product", "transport"))
+    assert value <= inner * (1 + 1e-9) <= product * (1 + 1e-9)
+
+
+def test_bounds_by_hand() -> None:
+    """Classes at 0, 2 and 10 against 1 and 10, 14: product costs 2, 4 + ..., all masses known."""
+    source, target = (np.array([[0.0], [2.0], [10.0]]), list("aab")), (np.array([[1.0], [10.0], [14.0]]), list("abb"))
+    upper = compare("otdd-upper", source, target, label_cost="means", coupling=True)
+    # cost a-a: mean of (0-1)², (2-1)² = 1, means 0; a-b: mean of 100, 196, 64, 144 = 126, means 121; b-a: 81 + 81; b-b: mean of 0, 16 = 8, means 4
+    # masses a 2/3, b 1/3 against a 1/3, b 2/3: a-a 1/3, a-b 1/3, b-b 1/3
+    assert upper.value == pytest.approx((1 + 0) / 3 + (126 + 121) / 3 + (8 + 4) / 3)
+    assert upper.detail["label_part"] == pytest.approx((0 + 121 + 4) / 3)
+    lower = compare("otdd-lower", source, target, label_cost="means")
+    assert lower.detail["label_part"] == pytest.approx((0 + 121 + 4) / 3)
+    assert lower.detail["feature_part"] == pytest.approx(((0 - 1) ** 2 + (2 - 10) ** 2 + (10 - 14) ** 2) / 3)
+    gelbrich = compare("otdd-lower", source, target, label_cost="means", features="gaussian").detail["feature_part"]
+    spreads = [np.std(side[0]) for side in (source, target)]
+    assert gelbrich == pytest.approx((25 / 3 - 4) ** 2 + (spreads[0] - spreads[1]) ** 2, rel=1e-9)
+
+
+def test_upper_bound_of_a_set_with_itself_is_its_spread() -> None:
+    x, y = blobs(50)
+    assert compare("otdd-upper", (x, y), (x, y), within="transport").value == pytest.approx(0.0, abs=1e-9)
+    assert compare("otdd-upper", (x, y), (x, y)).value > 1.0
+    with pytest.raises(UsageError, match="features = gaussian knows neither"):
+        ESTIMATORS.build({"otdd-lower": {"features": "gaussian", "max_images": 10}})
+
+
+@pytest.mark.parametrize("method", ["otdd-lower", "otdd-upper", "wasserstein"])
+def test_relatives_keep_the_promises_with_their_other_options(method: str) -> None:
+    options = {"otdd-lower": {"features": "gaussian"}, "otdd-upper": {"within": "transport"}, "wasserstein": {"solver": "sinkhorn"}}
+    check_estimator(method, options=options[method])
+
+
+def test_promises_of_the_entropic_solver() -> None:
+    check_estimator(Otdd(solver="sinkhorn"))
+    check_estimator(Otdd(solver="sinkhorn", debias=False, class_weights="balanced"))
+    check_estimator(Otdd(max_images=40))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from simkit.transport import memory
 from simkit.errors import ResourceError, UsageError
 from simkit.transport import (
     check_memory,
     exact_transport,
     exact_transport_memory,
     exact_transport_seconds,
+    gaussian,
     gaussian_distance,
     gaussian_distances,
+    gaussian_distances_seconds,
     gaussian_of,
+    memory,
     memory_limit,
     nuclear_norm,
+    reserved,
     squared_distances,
 )
 
@@ -173,6 +178,99 @@ def test_points_have_the_distance_of_their_means_and_the_spread() -> None:
     mean_part, covariance_part = gaussian_distance(point, cloud)
     assert covariance_part == pytest.approx(cloud.trace, rel=1e-12)
     assert mean_part == pytest.approx(float(((point.mean - cloud.mean) ** 2).sum()), rel=1e-12)
+
+
+def oracle(x: np.ndarray, y: np.ndarray) -> float:
+    """W2² of the Gaussians of two sets of rows with 60 digits: singular values of the product of the centred rows, from mpmath."""
+    import mpmath
+
+    with mpmath.workdps(60):
+        def centred(rows: np.ndarray) -> tuple[mpmath.matrix, mpmath.matrix]:
+            matrix = mpmath.matrix(rows.tolist())
+            mean = mpmath.matrix([[mpmath.fsum(matrix[:, j]) / len(rows) for j in range(rows.shape[1])]])
+            return mean, mpmath.matrix([[(matrix[i, j] - mean[j]) / mpmath.sqrt(len(rows) - 1) for j in range(rows.shape[1])] for i in range(len(rows))])
+
+        (m1, u), (m2, v) = centred(x), centred(y)
+        traces = mpmath.fsum(c * c for c in u) + mpmath.fsum(c * c for c in v)
+        cross = u * v.T
+        values = mpmath.eigsy(cross * cross.T, eigvals_only=True)
+        norm = mpmath.fsum(mpmath.sqrt(max(value, mpmath.mpf(0))) for value in values)
+        return float(mpmath.fsum((a - b) ** 2 for a, b in zip(m1, m2, strict=True)) + traces - 2 * norm)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(5, 7, 12), (9, 14, 12), (16, 15, 12), (13, 13, 12), (2, 30, 8)])
+@pytest.mark.parametrize("near", [False, True])
+def test_gaussian_label_costs_against_an_oracle_of_60_digits(n: int, m: int, d: int, near: bool) -> None:
+    spectrum = np.geomspace(1.0, 1e-4, d)
+    x = (points(n, d) * spectrum + 3.0).astype(np.float32)
+    y = (x + 1e-3 * points(n, d, 1).astype(np.float32)) if near else (points(m, d, 1) * spectrum[::-1] + 2.5).astype(np.float32)
+    expected = oracle(x.astype(float), y.astype(float))
+    for a, b in ((x, y), (y, x)):
+        assert sum(gaussian_distance(gaussian_of(a), gaussian_of(b))) == pytest.approx(expected, rel=1e-8)
+        assert gaussian_distances([gaussian_of(a)], [gaussian_of(b)])[0, 0] == pytest.approx(expected, rel=1e-8)
+
+
+def test_features_that_do_not_vary_lose_no_digits() -> None:
+    x, y = points(30, 40), points(50, 40, 1)
+    x[:, :20], y[:, 15:30] = 0.7, 0.0  # each has more images than features that vary, and they share ten of those
+    expected = oracle(x, y)
+    assert sum(gaussian_distance(gaussian_of(x), gaussian_of(y))) == pytest.approx(expected, rel=1e-8)
+    assert len(gaussian_of(x).factor) == 20
+    assert gaussian_of(x).live.sum() == 20
+
+
+def test_factors_of_large_classes_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = points(500, 9) + 2.0
+    whole = gaussian_of(x)
+    monkeypatch.setattr(gaussian, "ROWS_AT_A_TIME", 64)
+    parts = gaussian_of(x)
+    np.testing.assert_allclose(parts.factor.T @ parts.factor, whole.factor.T @ whole.factor, atol=1e-12)
+
+
+def test_table_of_many_classes_is_that_of_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = [[gaussian_of(points(n, 12, seed + n)) for n in (1, 5, 5, 5, 9, 20, 2)] for seed in (0, 100)]
+    expected = np.array([[sum(gaussian_distance(a, b)) for b in sides[1]] for a in sides[0]])
+    np.testing.assert_allclose(gaussian_distances(*sides), expected, rtol=1e-10)
+    own = gaussian_distances(sides[0], sides[0])
+    np.testing.assert_allclose(own, [[sum(gaussian_distance(a, b)) for b in sides[0]] for a in sides[0]], rtol=1e-10, atol=1e-12)
+    assert not own.diagonal().any()
+    monkeypatch.setattr(gaussian, "BLOCK", 100)  # a few classes at a time
+    np.testing.assert_allclose(gaussian_distances(*sides), expected, rtol=1e-10)
+    np.testing.assert_allclose(gaussian_distances(sides[0], sides[0]), own, rtol=1e-10, atol=1e-12)
+
+
+def test_predicted_time_of_label_costs_grows_with_rank_and_classes() -> None:
+    assert gaussian_distances_seconds([100] * 20, [100] * 20, 512) > 3.9 * gaussian_distances_seconds([100] * 10, [100] * 10, 512)
+    assert gaussian_distances_seconds([1000], [1000], 2048) > 20 * gaussian_distances_seconds([100], [100], 2048)
+
+
+def test_solves_that_do_not_fit_together_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: 100)
+    order: list[str] = []
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with reserved(70):
+            inside.set()
+            leave.wait(10)
+            order.append("first out")
+
+    def follow() -> None:
+        with reserved(70):
+            order.append("second in")
+
+    threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    with reserved(20):  # what fits beside it does not wait
+        assert order == []
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["first out", "second in"]
+    with reserved(10**9):  # more than there is starts when it is alone
+        pass
 
 
 def test_nuclear_norm_keeps_its_digits_when_the_rank_is_low() -> None:

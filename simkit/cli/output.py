@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ class Output(Progress):
             fix = f"write --json before another option, or --json - {json_target}"
             raise UsageError("SK102", "--json", f"'{json_target}' does not end in .json: is it an argument of the command?", fix)
         self.json_target, self.quiet = json_target, quiet
+        logger = logging.getLogger("simkit")  # what the library says about long work
+        logger.handlers = [*(one for one in logger.handlers if not isinstance(one, _Said)), _Said(self)]
+        logger.setLevel(logging.INFO)
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -65,6 +69,17 @@ class Output(Progress):
             click.echo(f"  ... and {len(incomplete) - 20} more (run.json lists all)", err=True)
         click.echo("more: simkit explain SK601", err=True)
         return 4
+
+
+class _Said(logging.Handler):
+    """Shows what the library logs as progress of the command."""
+
+    def __init__(self, output: Output):
+        super().__init__()
+        self.output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.output.say(record.getMessage())
 
 
 def width() -> int:

@@ -153,7 +153,8 @@ def distance(
     if left_out:
         text += "\n\ncannot be computed:\n" + "\n".join(f"  {line}" for line in _grouped(unavailable))
     value = {"scores": list(table.records), "unavailable": left_out, "skipped": skipped}
-    output.result(text, value, [f"{r['source']}\t{r['target']}\t{r['method']}\t{r['value']!r}" for r in table.records])
+    ids = [f"{r['source']}\t{r['target']}\t{r['method']}\t{r['value']!r}" + ("" if r["converged"] else "\tnot converged") for r in table.records]
+    output.result(text, value, ids)
     return output.finish([*skipped, *(f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable if u.method in named)])
 
 

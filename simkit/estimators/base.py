@@ -123,6 +123,10 @@ class Estimator:
         """
         return self
 
+    def seconds(self, n_source: int, n_target: int) -> float | None:
+        """Rough time of one pair of these sizes on one core, for the plan of a study; None where it is not known."""
+        return None
+
     def summarize(self, view: Any) -> Any:
         """The work done once per data set; by default the view itself."""
         return view
@@ -344,7 +348,9 @@ def _excess(estimator: Estimator, values: list[float], source: HalfSamples, targ
 
 def _flagged(estimator: Estimator, score: Score, source: Any, target: Any) -> Score:
     """The score with a flag where sample sizes differ so much that a size-biased measure says more about them than about the data."""
-    if estimator.size_biased and isinstance(source, Embedding) and max(len(source), len(target)) > 1.5 * min(len(source), len(target)):
+    used = score.detail.get("n")  # a measure may take a sample
+    sizes = used if isinstance(used, tuple) and len(used) == 2 else (len(source), len(target)) if isinstance(source, Embedding) else (1, 1)
+    if estimator.size_biased and isinstance(source, Embedding) and max(sizes) > 1.5 * min(sizes):
         return replace(score, flags=(*score.flags, UNEQUAL))
     return score
 

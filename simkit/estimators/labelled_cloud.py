@@ -110,14 +110,21 @@ def labelled_cloud(
         make = gaussian_of if label_cost == "gaussian" else _mean_of
         gaussians = tuple(make(view.features[order[labels == k]]) for k in range(len(classes)))
     if max_images is not None and len(view) > max_images:
-        kept = sampled(labels, max_images, rng_for("max_images", seed, digest))
-        order, labels = order[kept], labels[kept]
+        kept = sampled(_by_appearance(labels), max_images, rng_for("max_images", seed, digest))
+        order = order[kept]
+        left, labels = np.unique(labels[kept], return_inverse=True)  # a sample smaller than the number of classes loses some
+        classes, gaussians = tuple(classes[k] for k in left), tuple(gaussians[k] for k in left) if gaussians else ()
     counts = np.bincount(labels, minlength=len(classes))
     weights = np.full(len(labels), 1.0 / len(labels)) if class_weights == "empirical" else (1.0 / (len(classes) * counts))[labels]
-    first = np.unique(labels, return_index=True)[1]
-    partition = np.argsort(np.argsort(first))[labels]  # classes numbered as they come up: the same whatever they are called
-    full = hashlib.sha256(f"{digest} {class_weights} {max_images} {seed}".encode() + partition.astype(np.int64).tobytes()).hexdigest()
+    partition = np.ascontiguousarray(_by_appearance(labels), dtype=np.int64).tobytes()
+    full = hashlib.sha256(f"{digest} {class_weights} {max_images} {seed}".encode() + partition).hexdigest()
     return LabelledCloud(view.name, view.features[order], labels, classes, weights, full, gaussians, order, len(view))
+
+
+def _by_appearance(labels: np.ndarray) -> np.ndarray:
+    """Classes numbered in the order in which they come up: the same whatever they are called."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse])
 
 
 def _mean_of(rows: np.ndarray) -> Gaussian:
@@ -134,8 +141,8 @@ def sampled(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
             quota[k] += 1
     while quota.sum() > size:
         quota[np.argmax(quota - exact)] -= 1
-    rows = [rng.permutation(np.flatnonzero(labels == k))[:q] for k, q in enumerate(quota)]
-    return np.sort(np.concatenate(rows))
+    drawn = rng.permutation(len(labels))
+    return np.sort(np.concatenate([drawn[labels[drawn] == k][:q] for k, q in enumerate(quota)]))
 
 
 def shared_label_costs(first: LabelledCloud, second: LabelledCloud, label_cost: LabelCost) -> np.ndarray:

@@ -267,6 +267,20 @@ def _probe(study: Study, datasets: Mapping[str, Dataset], todo: Mapping[str, lis
     return (time.monotonic() - started) / len(batch)
 
 
+def _score_seconds(method: Any, pairs: list[tuple[str, str]], datasets: Mapping[str, Dataset], todo: int, repeats: int) -> float | None:
+    """Estimated seconds of the pairs that are left, half-samples included; None where the measure does not know."""
+    if not todo or method.view == "card":  # measures of cards take milliseconds
+        return 0.001 * todo
+    sizes = [(len(datasets[source]), len(datasets[target])) for source, target in pairs]
+    seconds = 0.0
+    for n, m in sizes:
+        whole, half = method.seconds(n, m), method.seconds(n // 2 or 1, m // 2 or 1)
+        if whole is None or half is None:
+            return None
+        seconds += whole + 2 * repeats * half
+    return seconds * todo / len(pairs)
+
+
 def _score_steps(
     study: Study, datasets: Mapping[str, Dataset], store: Store, methods: tuple[Any, ...], impossible: list[Unavailable],
 ) -> list[Step]:
@@ -277,7 +291,6 @@ def _score_steps(
         digests = {name: view_digest_of(method, dataset, extractor) for name, dataset in datasets.items()}
         pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
         stored = sum(store.load_json("score", score_key(method, digests, *p, seed=study.seed, repeats=study.repeats)) is not None for p in pairs)
-        known = stored == len(pairs) or method.view == "card"  # measures of cards take milliseconds
-        steps.append(Step("score", method.name, len(pairs), stored, "pairs", 0.001 * (len(pairs) - stored) if known else None))
+        steps.append(Step("score", method.name, len(pairs), stored, "pairs", _score_seconds(method, pairs, datasets, len(pairs) - stored, study.repeats)))
     return steps
 

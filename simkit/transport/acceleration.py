@@ -13,7 +13,7 @@ from simkit.transport.kernel import ABSORB, Kernel
 
 __all__ = ["Extrapolation", "Groups", "balanced_rows", "grouped"]
 
-MOST_GROUPS = 32
+MOST_GROUPS = 128
 """Groups between which masses are balanced: the classes, or groups of them where there are more."""
 UNLABELLED_GROUPS = 16
 """Groups of points where there are no classes."""
@@ -26,7 +26,7 @@ DEPTH = 5
 class Groups:
     """Groups of points on both sides between which mass is balanced exactly, in every pass.
 
-    They are the classes (at most 32 groups of them), or groups of similar points where there are no classes. The plan's mass between groups,
+    They are the classes (at most 128 groups of them), or groups of similar points where there are no classes. The plan's mass between groups,
     M_kl, is summed on the way; scaling the groups so that *their* marginals hold is a small transport problem of its own. It maximises the
     dual over one shift per group, so it can only help, whatever the groups are.
 

@@ -13,6 +13,9 @@ __all__ = ["Gaussian", "gaussian_distance", "gaussian_distances", "gaussian_dist
 ROWS_AT_A_TIME = 8192
 """Rows that are brought to float64 and factorised at once, so that a large class needs no second copy of itself."""
 
+BLOCK = 2**25
+"""Numbers in the factors of the classes that are multiplied together (256 MiB)."""
+
 ACCURACY = 2.5e-9
 """Error of a nuclear norm that the faster of two ways may have, as a share of the squared distance that is made from it."""
 
@@ -203,11 +206,11 @@ def _row(first: Gaussian, others: Sequence[Gaussian], crosses: Sequence[np.ndarr
 
 
 def _column_blocks(target: Sequence[Gaussian]) -> list[slice]:
-    """Runs of classes whose factors together take at most 256 MiB (one class at least)."""
+    """Runs of classes whose factors together hold at most ``BLOCK`` numbers (one class at least)."""
     sizes = [g.factor.size for g in target]
     starts, held = [0], 0
     for j, size in enumerate(sizes):
-        if held + size > 2**25 and j > starts[-1]:
+        if held + size > BLOCK and j > starts[-1]:
             starts.append(j)
             held = 0
         held += size

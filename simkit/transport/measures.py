@@ -115,4 +115,4 @@ class Measures:
             upper = self.cut_cost + product_cost(kernel.source, kernel.target, kernel.table, short_rows, short_columns, feature_weight=feature_weight)
         potentials = (f.cpu().numpy(), g.cpu().numpy())
         entropy_part = value - self.cost
-        return Entropic(value, feature_part, label_part, entropy_part, potentials, mass, error, lower, upper, passes, error <= tolerance)
+        return Entropic(float(value), feature_part, label_part, entropy_part, potentials, mass, error, float(lower), float(upper), passes, error <= tolerance)
