@@ -49,8 +49,8 @@ def test_tf32_does_not_reach_the_distances() -> None:
 def test_out_of_memory_on_the_device_names_what_fits() -> None:
     from simkit.errors import ResourceError
 
-    x = np.zeros((40000, 8), dtype=np.float32)
-    x[:, 0] = np.arange(40000)
+    x = np.zeros((120_000, 8), dtype=np.float32)
+    x[:, 0] = np.arange(120_000)
     with pytest.raises(ResourceError, match=r"SK301.*ran out of memory.*\nfix: tiles of \d+ rows fit"):
         simkit.compare("wasserstein", x, x + 1, solver="sinkhorn", device="cuda", memory=10**6, tile=10**9, max_hours=100)
 

@@ -135,12 +135,13 @@ def sampled(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarr
     """Positions of a random sample of ``size`` rows in which the classes keep their shares (rounded; each keeps an image where ``size`` allows it)."""
     counts = np.bincount(labels)
     exact = counts * (size / len(labels))
-    quota = np.minimum(counts, np.maximum(np.floor(exact), 1.0 if size >= (counts > 0).sum() else 0.0)).astype(int)
+    least = 1 if size >= (counts > 0).sum() else 0
+    quota = np.minimum(counts, np.maximum(np.floor(exact), least)).astype(int)
     for k in np.argsort(quota - exact, kind="stable"):  # those that lost most by rounding first
         if quota.sum() < size and quota[k] < counts[k]:
             quota[k] += 1
     while quota.sum() > size:
-        quota[np.argmax(quota - exact)] -= 1
+        quota[np.argmax(np.where(quota > least, quota - exact, -np.inf))] -= 1
     drawn = rng.permutation(len(labels))
     return np.sort(np.concatenate([drawn[labels[drawn] == k][:q] for k, q in enumerate(quota)]))
 
