@@ -301,12 +301,18 @@ def growth(threads: int, plot: str | None, *, quick: bool) -> Iterator[str]:
             points = [(size[axis], measured(solver, *size, threads=threads).get("cpu", np.nan)) for size in chosen]
             points = [(at, value) for at, value in points if np.isfinite(value)]
             times.setdefault(name, {})[solver] = points
-            tail = np.log([p for p in points[len(points) // 2 :] if p[1] > 0] or [(1, 1)])
-            slope = np.polyfit(tail[:, 0], tail[:, 1], 1)[0] if len(tail) > 1 else np.nan
-            yield f"{name:>2} {solver:>16} | exponent {slope:5.2f} | " + "  ".join(f"{at}: {value:.2f}" for at, value in points)
+            yield f"{name:>2} {solver:>16} | exponent {exponent(points):5.2f} | " + "  ".join(f"{at}: {value:.2f}" for at, value in points)
     if plot:
         draw(times, plot, threads)
         yield f"wrote {plot}"
+
+
+def exponent(points: list[tuple[int, float]]) -> float:
+    """Slope of the last half of the points on logarithms."""
+    import numpy as np
+
+    tail = np.log([p for p in points[len(points) // 2 :] if p[1] > 0])
+    return float(np.polyfit(tail[:, 0], tail[:, 1], 1)[0]) if len(tail) > 1 else float("nan")
 
 
 def draw(times: dict[str, dict[str, list[tuple[int, float]]]], path: str, threads: int) -> None:
@@ -315,18 +321,22 @@ def draw(times: dict[str, dict[str, list[tuple[int, float]]]], path: str, thread
 
     sns.set_theme(context="paper", style="whitegrid")
     colours = dict(zip(LIMITS, sns.color_palette("colorblind", len(LIMITS)), strict=True))
-    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.8), sharey=True, layout="constrained")
     fixed = {"n": "d = 512, K = 10", "d": "n = 5000, K = 10", "K": "n = 5000, d = 512"}
     for ax, (name, solvers) in zip(axes, times.items(), strict=True):
         for solver, points in solvers.items():
             label = f"{solver} (not converged)" if solver == "geomloss" else solver
+            above = points[-1][1] >= max(other[-1][1] for other in solvers.values() if other[-1][0] == points[-1][0])
+            ax.annotate(f"{name}$^{{{exponent(points):.2f}}}$", points[-1], xytext=(6, 3 if above else -3), textcoords="offset points", ha="left", va="center",
+                        color=colours[solver], fontsize=8)
             ax.plot(*zip(*points, strict=True), marker="o", markersize=4, label=label, color=colours[solver], linestyle="--" if solver == "geomloss" else "-")
         ticks = sorted({at for points in solvers.values() for at, _ in points})
         ax.set(xscale="log", yscale="log", xlabel=name, title=fixed[name])
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks], rotation=45)
         ax.minorticks_off()
+        ax.margins(x=0.16, y=0.08)
     axes[0].set_ylabel(f"CPU seconds, {threads} thread{'s' if threads > 1 else ''}")
-    axes[0].legend(loc="upper left", fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LIMITS), frameon=False)
     figure.savefig(path, dpi=150, metadata={"Date": None} if path.endswith(".svg") else None)
 
 

@@ -271,3 +271,55 @@ def test_run_does_nothing_twice(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     run_json = json.loads((page.parent / "run.json").read_text())
     assert run_json["networks_trained"] == 0
     assert run_json["config"]["repeats"] == 4
+
+
+def test_entropic_scores_are_flagged_and_unconverged_ones_never_bare(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study_text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ("distance", "near", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--set", "solver=sinkhorn", "--repeats", "0")
+    assert run(*command) == 0
+    assert "entropic (epsilon 0.01 of the mean cost)" in " ".join(capsys.readouterr().out.split())
+    stopped = (*command, "--set", "passes=1", "--set", "epsilon=0.0001")
+    assert run(*stopped) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "!" in out.split("near")[1].split("* best")[0]
+    assert "not converged: marginals off by" in out
+    assert run(*stopped, "-q") == 0
+    assert capsys.readouterr().out.strip().endswith("\tnot converged")
+    assert run(*stopped, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0]["converged"] is False
+
+
+def test_sizes_that_no_solver_takes_are_refused_before_an_image_is_embedded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study_text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("simkit.pipeline.running.embed_dataset", lambda *args, **options: pytest.fail("embedded"))
+    command = ("distance", "near", "far", "--target", "goal", "--extractor", "pixels", "--set", "solver=exact", "--set", "exact_up_to=20")
+    assert run(*command) == 5
+    err = capsys.readouterr().err
+    assert "error[SK301] methods: otdd, near -> goal: 26 images, the exact solver takes at most 20 a side (option exact_up_to)" in err
+    assert "far -> goal" in err
+    assert "solver = sinkhorn" in err
+
+
+def test_long_work_is_told_on_stderr(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simkit.transport.solver.SAY_EVERY", -1.0)
+    study_text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ("distance", "near", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--set", "solver=sinkhorn", "--repeats", "0")
+    assert run(*command) == 0
+    assert "transport of 26 x 26 points: pass 1, marginals off by" in capsys.readouterr().err
+    assert run(*command, "--store", str(tmp_path / "other"), "-q") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_the_plan_estimates_transport(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(study_text(tmp_path).replace('"frechet", "domain-classifier"', '"otdd", {wasserstein = {solver = "sinkhorn"}}'))
+    assert run("run", str(tmp_path / "study.toml"), "--dry-run", "--json") == 0
+    steps = {step["item"]: step["seconds"] for step in json.loads(capsys.readouterr().out)["steps"]}
+    assert steps["otdd"] > 0
+    assert steps["wasserstein"] > 0

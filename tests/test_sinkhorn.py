@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from simkit.errors import ResourceError
 from simkit.transport import acceleration, exact_transport, kernel, solver, squared_distances
 from simkit.transport.acceleration import Extrapolation, balanced_rows, grouped
 from simkit.transport.costs import Cloud, mean_cost, product_cost
+from simkit.transport.interruption import Interrupted, stopped
 from simkit.transport.sinkhorn import Divergence, LabelCosts, Settings, entropic_transport, predicted_seconds, sinkhorn_divergence
 
 TIGHT = Settings(tolerance=1e-9, precision="float64", passes=5000)
@@ -325,3 +327,25 @@ def test_interface_types() -> None:
     assert len(found.problems) == 3
     assert found.marginal_error == max(one.marginal_error for one in found.problems)
     assert found.cross.potentials[0].dtype == np.float64
+
+
+def test_a_solve_in_a_thread_stops_when_its_run_ends() -> None:
+    source, target, costs, cost = problem(200, 200)
+    ended: list[BaseException] = []
+    started = threading.Event()
+
+    def solve() -> None:
+        started.set()
+        try:
+            entropic_transport(source, target, costs.cross, epsilon=1e-4 * cost.mean(), settings=Settings(tolerance=1e-12, passes=10**8))
+        except Interrupted as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=solve, daemon=True)
+    thread.start()
+    assert started.wait(10)
+    with stopped():
+        thread.join(20)
+    assert not thread.is_alive()
+    assert ended
+    assert entropic_transport(source, target, costs.cross, epsilon=0.05 * cost.mean()).converged  # the next one is not stopped

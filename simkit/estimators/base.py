@@ -266,6 +266,8 @@ class HalfSamples:
         if size not in self._cut:
             cut = [[shortened(half, size, rng_for("cut", self.seed, self.view.name, repeat, side)) for side, half in enumerate(split)]
                    for repeat, split in enumerate(self.splits)]
+            for other in [one for one in self._cut if one != len(self.view)]:
+                del self._cut[other]  # the whole halves and one cut are kept: summaries can be large
             self._cut[size] = [(self.estimator.summarize(one), self.estimator.summarize(other)) for one, other in cut]
         return self._cut[size]
 

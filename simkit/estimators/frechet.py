@@ -35,6 +35,7 @@ class Frechet(FeatureEstimator):
     name = "frechet"
     size_biased = True
     unit = "squared feature units (FD², not its root)"
+    version = 2
     citation = "Dowson and Landau 1982, The Fréchet distance between multivariate normal distributions; Heusel et al. 2017 (arXiv 1706.08500), eq. 6"
 
     covariance: Literal["full", "diagonal", "mean-only"] = option("full", "what of the covariances is compared: all, standard deviations, or nothing")

@@ -105,6 +105,7 @@ class CloudEstimator(FeatureEstimator):
         where = f"{self.name} {first.name} - {second.name}"
         if labels + transport > 3600 * self.max_hours:
             remedies = ["label_cost = means"] if labels > 3600 * self.max_hours / 2 else []
+            remedies += ["debias = false"] if getattr(self, "debias", False) and len(first) != len(second) and transport > labels else []
             remedies += ["max_images = 5000"] if transport > 60 or self.label_cost == "exact" else []
             fix = f"set {', '.join([*remedies, f'or max_hours = {(labels + transport) / 3000:.1f} to wait'])}"
             raise ResourceError("SK301", where, f"would take {_duration(labels + transport)}, the limit is {self.max_hours:g} h: {parts}", fix)
@@ -166,7 +167,7 @@ class TransportEstimator(CloudEstimator):
         """Rough time of the transport of one pair on one core, at 512 features."""
         n, m = (min(size, self.max_images or size) for size in (n_source, n_target))
         chosen: Any = self.settled(n, m)
-        return exact_transport_seconds(n, m) if chosen.solver == "exact" else SINKHORN_SECONDS * n * m
+        return exact_transport_seconds(n, m) if chosen.solver == "exact" else SINKHORN_SECONDS * max(n, m) ** 2
 
     def predicted_seconds(self, first: LabelledCloud, second: LabelledCloud) -> tuple[float, float]:
         """Predicted times of the label costs and of the transport of a pair."""
@@ -177,11 +178,13 @@ class TransportEstimator(CloudEstimator):
         n, m = len(first), len(second)
         if self.solver == "exact":
             return labels, exact_transport_seconds(n, m)
-        if n * m < 10**8:
-            return labels, SINKHORN_SECONDS * n * m
+        largest = max(n, m) if self.debias else min(n, m)
+        if max(n, m) * largest < 10**8:
+            return labels, SINKHORN_SECONDS * max(n, m) * largest
         from simkit.transport.sinkhorn import predicted_seconds
 
-        return labels, predicted_seconds(n, m, first.features.shape[1] + 2 + min(len(first.classes), len(second.classes)), self._settings())
+        width = first.features.shape[1] + 2 + min(len(first.classes), len(second.classes))
+        return labels, predicted_seconds(n, m, width, self._settings(), debias=self.debias)
 
     def solved(self, first: LabelledCloud, second: LabelledCloud) -> dict[str, Any]:
         """Value, convergence and evidence of a pair, in this order of the two."""

@@ -17,6 +17,7 @@ from simkit.pipeline.stages import CARD_VERSION, cores
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
+from simkit.transport.interruption import stopped
 
 __all__ = ["PairScore", "score_all", "score_key", "view_digest_of"]
 
@@ -149,7 +150,8 @@ def _in_threads(
             for future in as_completed(futures):
                 future.result()
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            with stopped():
+                pool.shutdown(wait=True, cancel_futures=True)
             raise
         finally:
             if torch:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from simkit.errors import ResourceError
 from simkit.transport.costs import Cloud
+from simkit.transport.interruption import go_on
 
 __all__ = ["ABSORB", "LARGEST_EXPONENT", "LOG2_E", "Kernel", "Tile", "full_precision", "kernel_bytes", "times"]
 
@@ -168,6 +169,7 @@ class Kernel:
 
     def exponents(self, tile: Tile, out: Tensor) -> Tensor:
         """E of a tile, written into ``out``."""
+        go_on()
         left, right = self.left[tile.start : tile.stop], self.right[tile.first :]
         if out.device.type == "cpu":  # numpy's BLAS: twice as fast as torch's on AMD, the same on Intel
             np.matmul(left.numpy(), right.numpy().T, out=out.numpy())
@@ -180,6 +182,7 @@ class Kernel:
         for index, tile in enumerate(self.tiles):
             kept = self.kept[index]
             if kept is not None and self._fresh[index]:
+                go_on()
                 yield tile, kept
                 continue
             if index < self.stored:

@@ -241,14 +241,14 @@ class _Watch:
             log.info("transport of %s points: pass %d, marginals off by %.2g of the mass, %.0f s", self.size, passes, error, now - self.begun)
 
 
-def predicted_seconds(n: int, m: int, width: int, settings: Settings) -> float:
-    """Predicted time of a debiased divergence, from the speed of this device on a piece of the kernel (some milliseconds).
+def predicted_seconds(n: int, m: int, width: int, settings: Settings, *, debias: bool = True) -> float:
+    """Predicted time of a divergence, from the speed of this device on a piece of the kernel (some milliseconds).
 
     Five passes over the kernel between the clouds and four over each half kernel within them; those that are not stored are computed in every pass,
-    and each is computed once more for the measures.
+    and each is computed once more for the measures. Without ``debias``, the problem between the clouds alone.
     """
     total = 0.0
-    for rows, columns, share, passes in ((n, m, 1.0, 5), (n, n, 0.5, 4), (m, m, 0.5, 4)):
+    for rows, columns, share, passes in ((n, m, 1.0, 5), *(((n, n, 0.5, 4), (m, m, 0.5, 4)) if debias else ())):
         entries = float(rows) * columns
         stored = max(0.0, min(1.0, settings.budget() / (settings.itemsize * entries * share)))
         built, product = _speed(width, settings)
