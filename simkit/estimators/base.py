@@ -350,7 +350,7 @@ def _excess(estimator: Estimator, values: list[float], source: HalfSamples, targ
 
 def _flagged(estimator: Estimator, score: Score, source: Any, target: Any) -> Score:
     """The score with a flag where sample sizes differ so much that a size-biased measure says more about them than about the data."""
-    used = score.detail.get("n")  # a measure may take a sample
+    used = score.detail.get("n") if isinstance(score, Score) else None  # a measure may take a sample
     sizes = used if isinstance(used, tuple) and len(used) == 2 else (len(source), len(target)) if isinstance(source, Embedding) else (1, 1)
     if estimator.size_biased and isinstance(source, Embedding) and max(sizes) > 1.5 * min(sizes):
         return replace(score, flags=(*score.flags, UNEQUAL))

@@ -31,7 +31,7 @@ class Slices:
         labels: class index per row, ascending.
         classes: number of classes with images.
         moment_share: share of the mean square of the first slices that is due to the class moments.
-        kept: sorted projections of every chunk, float32 (n, projections of the chunk); () where they would take too much memory.
+        kept: sorted projections of every chunk, float32 (projections of the chunk, n); () where they would take too much memory.
     """
 
     features: np.ndarray
@@ -81,7 +81,7 @@ class Sotdd(FeatureEstimator):
         present, labels = np.unique(view.labels[order], return_inverse=True)
         bare = Slices(view.features[order], labels, len(present))
         image, moment = self._parts(bare, 0)
-        images, moments = float((image**2).mean()), float((moment[labels] ** 2).mean())
+        images, moments = float((image**2).mean()), float((moment[:, labels] ** 2).mean())
         share = moments / (images + moments) if images + moments > 0 else 0.0
         few = 4 * len(view) * self.projections <= KEPT_BYTES
         return replace(bare, moment_share=share, kept=tuple(self._projected(bare, chunk) for chunk in range(self._chunks)) if few else ())
@@ -100,21 +100,22 @@ class Sotdd(FeatureEstimator):
         return theta / np.linalg.norm(theta, axis=1, keepdims=True), psi / np.linalg.norm(psi, axis=1, keepdims=True), orders
 
     def _projected(self, data: Slices, chunk: int) -> np.ndarray:
-        """Sorted numbers of all images in each slice of a chunk, float32 (n, L)."""
+        """Sorted numbers of all images in each slice of a chunk, float32 (L, n)."""
         image, moment = self._parts(data, chunk)
-        return np.asarray(np.sort((image + moment[data.labels]).astype(np.float32), axis=0))
+        image += moment[:, data.labels]
+        return np.asarray(np.sort(image.astype(np.float32), axis=1))
 
     def _parts(self, data: Slices, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the images (n, L) and what the classes (K, L) add to the numbers of a chunk's slices."""
+        """What the images (L, n) and what the classes (L, K) add to the numbers of a chunk's slices."""
         theta, psi, orders = self._slices(chunk, data.features.shape[1])
-        numbers = (data.features @ theta.T.astype(np.float32)).astype(np.float64)
-        starts, counts = np.searchsorted(data.labels, np.arange(data.classes)), np.bincount(data.labels)[:, None]
-        moment, power = np.zeros((data.classes, len(theta))), np.ones_like(numbers)
+        numbers = (theta.astype(np.float32) @ data.features.T).astype(np.float64)
+        starts, counts = np.searchsorted(data.labels, np.arange(data.classes)), np.bincount(data.labels)
+        moment, power = np.zeros((len(theta), data.classes)), np.ones_like(numbers)
         for order in range(1, int(orders.max()) + 1):  # powers one after the other: a product each, where ** takes twenty times as long
             power *= numbers
             factor = (psi[:, 1:] * (orders == order)).sum(1) / math.factorial(order)
-            moment += factor * np.add.reduceat(power, starts, axis=0) / counts
-        return numbers * psi[:, 0], moment
+            moment += factor[:, None] * np.add.reduceat(power, starts, axis=1) / counts
+        return numbers * psi[:, :1], moment
 
     def compare(self, source: Slices, target: Slices, rng: np.random.Generator) -> Score:
         """s-OTDD of a pair."""
@@ -142,15 +143,11 @@ def _truncated_poisson(rates: np.ndarray, size: int, rng: np.random.Generator) -
 
 
 def _squared_distances(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Squared 1-D Wasserstein distance W2² between the columns of two sorted tables (n, L) and (m, L), float64 (L,)."""
-    n, m = len(source), len(target)
+    """Squared 1-D Wasserstein distance W2² between the rows of two sorted tables (L, n) and (L, m), float64 (L,)."""
+    n, m = source.shape[1], target.shape[1]
     if n == m:
-        return np.asarray(((source - target).astype(np.float64) ** 2).mean(0))
+        return np.asarray(((source - target).astype(np.float64) ** 2).mean(1))
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # where either quantile function steps, in units of 1 / (n m)
-    widths = np.diff(ends, prepend=0)
-    rows, columns = (ends - 1) // m, (ends - 1) // n
-    total = np.zeros(source.shape[1])
-    for start in range(0, len(ends), 4096):
-        part = slice(start, start + 4096)
-        total += widths[part] @ (source[rows[part]] - target[columns[part]]).astype(np.float64) ** 2
-    return np.asarray(total / (n * m))
+    widths = np.diff(ends, prepend=0) / (n * m)
+    gaps = (source[:, (ends - 1) // m] - target[:, (ends - 1) // n]).astype(np.float64)
+    return np.asarray((gaps**2) @ widths)
