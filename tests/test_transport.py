@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import threadpoolctl
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
@@ -26,6 +27,7 @@ from simkit.transport import (
     reserved,
     squared_distances,
 )
+from simkit.transport.threads import each, one_blas_thread
 
 
 def points(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -282,3 +284,29 @@ def test_nuclear_norm_keeps_its_digits_when_the_rank_is_low() -> None:
     plain = np.sqrt(np.maximum(np.linalg.eigvalsh(low @ low.T), 0)).sum()
     assert abs(plain - np.linalg.svd(low, compute_uv=False).sum()) > 1e-8 * plain  # what the check guards against
     assert nuclear_norm(np.empty((0, 4))) == 0.0
+
+
+def test_small_decompositions_run_with_one_blas_thread_each_and_leave_it_as_it_was() -> None:
+    def threads_of_blas() -> list[int]:
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    with threadpoolctl.threadpool_limits(limits=3, user_api="blas"):
+        before = threads_of_blas()
+        seen = each(lambda item: (item, threads_of_blas()), range(7))
+        assert [item for item, _ in seen] == list(range(7))
+        assert {count for _, counts in seen for count in counts} == {1}
+        with one_blas_thread() as outer, one_blas_thread() as inner:
+            assert outer == inner == max(before)
+        assert threads_of_blas() == before
+        with pytest.raises(ZeroDivisionError):
+            each(lambda item: 1 // item, [1, 0])
+        assert threads_of_blas() == before
+
+
+def test_table_is_the_same_with_any_number_of_threads() -> None:
+    sides = [[gaussian_of(points(n, 30, seed + n)) for n in range(5, 25)] for seed in (0, 100)]
+    tables = []
+    for limit in (1, 3):
+        with threadpoolctl.threadpool_limits(limits=limit, user_api="blas"):
+            tables.append(gaussian_distances(*sides))
+    np.testing.assert_array_equal(tables[0], tables[1])

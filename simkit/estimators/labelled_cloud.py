@@ -14,6 +14,7 @@ from simkit.embedding import Embedding, content_order
 from simkit.recipe import rng_for
 from simkit.transport import Gaussian, exact_transport, exact_transport_seconds, gaussian_distances, gaussian_distances_seconds, gaussian_of, squared_distances
 from simkit.transport.costs import Cloud
+from simkit.transport.threads import each
 
 __all__ = ["ClassWeights", "LabelCost", "LabelledCloud", "label_costs_seconds", "labelled_cloud", "sampled", "shared_label_costs"]
 
@@ -108,7 +109,7 @@ def labelled_cloud(
     gaussians: tuple[Gaussian, ...] = ()
     if labelled and label_cost in ("gaussian", "means"):
         make = gaussian_of if label_cost == "gaussian" else _mean_of
-        gaussians = tuple(make(view.features[order[labels == k]]) for k in range(len(classes)))
+        gaussians = tuple(each(lambda k: make(view.features[order[labels == k]]), range(len(classes))))
     if max_images is not None and len(view) > max_images:
         kept = sampled(_by_appearance(labels), max_images, rng_for("max_images", seed, digest))
         order = order[kept]

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from simkit.transport.threads import each
+
 __all__ = ["Gaussian", "gaussian_distance", "gaussian_distances", "gaussian_distances_seconds", "gaussian_of", "nuclear_norm"]
 
 ROWS_AT_A_TIME = 8192
@@ -174,12 +176,15 @@ def gaussian_distances(source: Sequence[Gaussian], target: Sequence[Gaussian]) -
         block = list(target[columns])
         stacked = np.concatenate([g.factor for g in block])
         starts = np.cumsum([0, *(len(g.factor) for g in block)])
-        for i, first in enumerate(source):
+
+        def fill(i: int, block: list[Gaussian] = block, stacked: np.ndarray = stacked, starts: np.ndarray = starts, columns: slice = columns) -> None:
             begin = max(0, i + 1 - columns.start) if source is target else 0
             if begin < len(block):
-                cross = first.factor @ stacked[starts[begin] :].T
+                cross = source[i].factor @ stacked[starts[begin] :].T
                 parts = [cross[:, starts[j] - starts[begin] : starts[j + 1] - starts[begin]] for j in range(begin, len(block))]
-                table[i, columns.start + begin : columns.stop] = _row(first, block[begin:], parts)
+                table[i, columns.start + begin : columns.stop] = _row(source[i], block[begin:], parts)
+
+        each(fill, range(len(source)))
     return table + table.T if source is target else table
 
 
