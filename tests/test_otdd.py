@@ -15,6 +15,7 @@ from simkit.estimators.checks import check_estimator
 from simkit.estimators.labelled_cloud import sampled
 from simkit.estimators.otdd import Otdd
 from simkit.registry import ESTIMATORS
+from simkit.transport import exact_transport, squared_distances
 
 Pair = tuple[np.ndarray, np.ndarray]
 COSTS = ("gaussian", "exact", "means", "none")
@@ -428,3 +429,48 @@ def test_promises_of_the_entropic_solver() -> None:
     check_estimator(Otdd(solver="sinkhorn"))
     check_estimator(Otdd(solver="sinkhorn", debias=False, class_weights="balanced"))
     check_estimator(Otdd(max_images=40))
+
+
+def test_same_images_with_another_partition_outside_the_sample_are_not_taken_for_identical() -> None:
+    x, y = blobs(200, classes=2)
+    other = y.copy()
+    other[np.random.default_rng(1).permutation(200)[:60]] ^= 1
+    assert compare("otdd", (x, y), (x, other), max_images=20).value > 0.0
+    assert compare("otdd", (x, y), (x, other)).value > 0.0
+
+
+@pytest.mark.parametrize("max_images", [None, 20])
+def test_equal_images_in_two_classes_have_no_order(max_images: int | None) -> None:
+    x, _ = blobs(30)
+    x, y = np.concatenate([x, x]), np.repeat([0, 1], 30)
+    y[:5] = 1  # the classes differ in content, most images are in both
+    order = np.random.default_rng(0).permutation(60)
+    assert compare("otdd", (x, y), (x[order], y[order]), max_images=max_images).value == 0.0
+    third = blobs(40, seed=3)
+    plain, shuffled = (compare("otdd", pair, third, max_images=max_images).value for pair in ((x, y), (x[order], y[order])))
+    assert plain == shuffled
+
+
+def test_nearly_equal_sets_are_not_at_a_negative_distance() -> None:
+    x, y = blobs(200)
+    near = (x + np.random.default_rng(0).normal(scale=1e-4, size=x.shape).astype(np.float32), y)
+    for options in ({"solver": "sinkhorn"}, {"solver": "sinkhorn", "debias": False}, {"solver": "sinkhorn", "epsilon": 0.3}):
+        score = compare("otdd", (x, y), near, **options)
+        assert 0.0 <= score.value < 0.05
+        if any("tells from 0" in flag for flag in score.flags):
+            assert score.value == 0.0
+
+
+def test_exact_value_with_a_duality_gap_is_marked() -> None:
+    rng = np.random.default_rng(0)
+    x, z = (np.concatenate([rng.normal(size=(200, 2)), [[1e7, 0.0]]]).astype(np.float32) for _ in range(2))
+    score = compare("wasserstein", x, z)
+    true = exact_transport(squared_distances(x[:200], z[:200])).value * 200 / 201
+    assert score.converged == (score.value == pytest.approx(true, rel=1e-3))
+    if not score.converged:
+        assert "not converged: the duality gap is" in score.flags[0]
+
+
+def test_half_samples_count_what_the_sample_leaves() -> None:
+    source, target = blobs(200), blobs(160, seed=1)
+    assert compare("otdd", source, target, max_images=50, repeats=3).detail["matched_images"] == 50

@@ -349,3 +349,104 @@ def test_a_solve_in_a_thread_stops_when_its_run_ends() -> None:
     assert not thread.is_alive()
     assert ended
     assert entropic_transport(source, target, costs.cross, epsilon=0.05 * cost.mean()).converged  # the next one is not stopped
+
+
+# --- what a reviewer broke --------------------------------------------------------------------------------------------------------------------
+
+
+def bare(x: np.ndarray) -> Cloud:
+    return Cloud(x.astype(np.float32), np.zeros(len(x), dtype=int), np.full(len(x), 1 / len(x)))
+
+
+ZERO = LabelCosts(*(np.zeros((1, 1)) for _ in range(3)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_points_that_the_part_has_nothing_like(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """A rare pair far out that neither part holds: its kernel entry overflowed at potentials extended from the parts, and the value was -7e6."""
+    monkeypatch.setattr(solver, "PART", 50)
+    rng = np.random.default_rng(seed)
+    x, z = rng.normal(size=(300, 8)), rng.normal(size=(300, 8)) + 0.3
+    x[-1, 0] += 60
+    z[-1, 0] += 60
+    found = sinkhorn_divergence(bare(x), bare(z), ZERO)
+    exact = exact_transport(squared_distances(x, z)).value
+    assert found.converged
+    assert found.cross.lower <= exact * (1 + 1e-5)
+    assert exact <= found.cross.upper * (1 + 1e-5)
+    assert 0.8 * exact < found.value < exact
+
+
+def test_a_solve_that_ends_with_a_kernel_that_was_cut_is_finite_and_bracketed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver.Solver, "_start", lambda self, kernel: (torch.full_like(kernel.a, 1e4), torch.full_like(kernel.b, 1e4)))
+    source, target, costs, cost = problem()
+    exact = exact_transport(cost, source.weights, target.weights).value
+    for passes in (1, 2, 1000):
+        found = entropic_transport(source, target, costs.cross, epsilon=0.05 * cost.mean(), settings=Settings(passes=passes))
+        assert np.isfinite([found.value, found.lower, found.upper, found.marginal_error]).all()
+        assert found.lower <= exact <= found.upper
+        assert found.converged == (passes == 1000)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_bracket_holds_where_little_else_does(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Heavy tails, lattices, outliers, few passes, tiny epsilons, small tiles that are not stored."""
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(solver, "PART", (10, 10**6)[seed % 2])
+    n, m = rng.integers(1, 80, 2)
+    x, z = ((rng.standard_cauchy((n, 3)), rng.standard_cauchy((m, 3))), (np.round(rng.normal(size=(n, 2))), np.round(rng.normal(size=(m, 2)))),
+            (rng.normal(size=(n, 4)) * np.where(rng.random(n) < 0.1, 1e3, 1)[:, None], rng.normal(size=(m, 4))))[seed % 3]
+    source, target = bare(x), bare(z)
+    cost = squared_distances(source.features, target.features)
+    exact = exact_transport(cost).value
+    memory = int((4, 8)[seed % 2] * ((n + m) * 8 + 2 * 64 * max(n, m))) + 4000 if seed % 5 == 0 else None
+    settings = Settings(passes=(1, 2, 7, 300)[seed % 4], precision=("float32", "float64")[seed % 2], memory=memory, tile=7 if seed % 5 == 1 else None)
+    found = entropic_transport(source, target, ZERO.cross, epsilon=cost.mean() * 10.0 ** -(seed % 7) + 1e-30, settings=settings)
+    slack = 1e-5 * exact + 1e-9 * cost.max()
+    assert np.isfinite([found.value, found.upper, found.marginal_error, found.feature_part]).all()
+    assert found.lower - slack <= exact <= found.upper + slack
+
+
+def test_a_few_points_far_out_are_transported_before_it_stops() -> None:
+    """They hold 0.4 % of the mass and most of the cost: the marginal error alone would let them go."""
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(500, 8)), rng.normal(size=(500, 8))
+    z[:2, 0] += 300
+    found, tight = (sinkhorn_divergence(bare(x), bare(z), ZERO, settings=Settings(tolerance=t)) for t in (1e-2, 1e-5))
+    assert found.converged
+    assert found.value == pytest.approx(tight.value, rel=0.02)
+    assert found.feature_part == pytest.approx(tight.feature_part, rel=0.03)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e12, 1e17])
+def test_scale_of_the_features_does_not_matter(scale: float) -> None:
+    source, target, _, _ = problem()
+    plain = sinkhorn_divergence(*(replace(c, labels=np.zeros(len(c), dtype=int)) for c in (source, target)), ZERO)
+    scaled = [replace(c, labels=np.zeros(len(c), dtype=int), features=(c.features * scale).astype(np.float32)) for c in (source, target)]
+    assert sinkhorn_divergence(*scaled, ZERO).value / scale**2 == pytest.approx(plain.value, rel=1e-3)
+
+
+def test_equal_points_up_to_rounding_are_at_zero() -> None:
+    found = sinkhorn_divergence(bare(np.full((7, 5), 3.33e-6)), bare(np.full((11, 5), 3.33e-6)), ZERO)
+    assert found.value == 0.0
+    assert found.cross.upper == 0.0
+
+
+def test_rest_without_mass_on_one_side_costs_nothing() -> None:
+    source, target, costs, _ = problem()
+    rows = np.zeros(60)
+    rows[3] = 1e-17
+    assert product_cost(source, target, costs.cross, rows, np.zeros(80)) == 0.0
+
+
+def test_full_precision_restores_what_was_set() -> None:
+    settings = torch.backends.cuda.matmul
+    name, loose = ("fp32_precision", "tf32") if hasattr(settings, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(settings, name)
+    setattr(settings, name, loose)
+    try:
+        with kernel.full_precision():
+            assert getattr(settings, name) in ("ieee", False)
+        assert getattr(settings, name) == loose
+    finally:
+        setattr(settings, name, before)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from simkit.embedding import Embedding
-from simkit.errors import DataError
+from simkit.errors import DataError, NotEnoughData
 from simkit.estimators import sotdd
 from simkit.estimators.base import compare
 from simkit.estimators.sotdd import Sotdd
@@ -98,3 +98,9 @@ def test_seed_size_and_labels_matter() -> None:
     assert any("class moments make" in flag for flag in far.flags)
     with pytest.raises(DataError, match=r"sotdd needs labels.*\nfix: .*wasserstein"):
         compare("sotdd", x, x)
+
+
+def test_features_too_large_for_moments_are_refused_with_the_remedy() -> None:
+    x, y = np.random.default_rng(0).normal(size=(40, 5)) * 1e9, np.arange(40) % 2
+    with pytest.raises(NotEnoughData, match=r"SK502.*class moments overflow: features of up to .*\nfix: scale the features"):
+        compare("sotdd", (x, y), (x + 1e9, y))

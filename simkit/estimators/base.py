@@ -328,7 +328,8 @@ def with_uncertainty(estimator: Estimator, score: Score, source: HalfSamples, ta
     flags = score.flags
     if excess is not None:
         detail["excess_over_floor"] = float(np.mean(excess))
-        detail["matched_images"] = min(source.size, target.size)
+        used = detail.get("n")  # fewer where the measure takes a sample
+        detail["matched_images"] = min(source.size, target.size, *(used if isinstance(used, tuple) and len(used) == 2 else ()))
         margin = float(t.ppf(0.95, target.repeats - 1) * np.std(excess, ddof=1))
         if float(np.mean(excess)) <= margin and source.view is not target.view:
             flags = (*flags, INDISTINCT)

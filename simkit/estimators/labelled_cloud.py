@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from simkit.embedding import Embedding, content_order
+from simkit.embedding import Embedding, row_digests
 from simkit.recipe import rng_for
 from simkit.transport import Gaussian, exact_transport, exact_transport_seconds, gaussian_distances, gaussian_distances_seconds, gaussian_of, squared_distances
 from simkit.transport.costs import Cloud
@@ -96,30 +96,47 @@ def labelled_cloud(
         view: the embedding.
         label_cost: which decides what is made of the classes; "none" ignores labels.
         class_weights: whether each image weighs the same, or each class.
-        max_images: most images that are taken, by :func:`sampled`; the Gaussians are those of all images.
+        max_images: most images that are taken, by :func:`sampled`; everything else is made of them alone.
         seed: of the sample.
     """
-    order, digest = content_order(view.features)
     labels = np.zeros(len(view), dtype=np.int64)
     classes: tuple[str, ...] = ("all",)
-    labelled = view.labels is not None and label_cost != "none"
     if view.labels is not None and label_cost != "none":
-        present, labels = np.unique(view.labels[order], return_inverse=True)
+        present, labels = np.unique(view.labels, return_inverse=True)
         classes = tuple(view.classes[i] if i < len(view.classes) else str(i) for i in present)
-    gaussians: tuple[Gaussian, ...] = ()
-    if labelled and label_cost in ("gaussian", "means"):
-        make = gaussian_of if label_cost == "gaussian" else _mean_of
-        gaussians = tuple(each(lambda k: make(view.features[order[labels == k]]), range(len(classes))))
+    digests = row_digests(view.features)
+    order = _content_order(digests, labels)
+    labels = labels[order]
     if max_images is not None and len(view) > max_images:
-        kept = sampled(_by_appearance(labels), max_images, rng_for("max_images", seed, digest))
+        kept = sampled(_by_appearance(labels), max_images, rng_for("max_images", seed, _digest(digests[order], labels)))
         order = order[kept]
         left, labels = np.unique(labels[kept], return_inverse=True)  # a sample smaller than the number of classes loses some
-        classes, gaussians = tuple(classes[k] for k in left), tuple(gaussians[k] for k in left) if gaussians else ()
+        classes = tuple(classes[k] for k in left)
+    features = view.features[order]
+    gaussians: tuple[Gaussian, ...] = ()
+    if view.labels is not None and label_cost in ("gaussian", "means"):
+        make = gaussian_of if label_cost == "gaussian" else _mean_of
+        gaussians = tuple(each(lambda k: make(features[labels == k]), range(len(classes))))
     counts = np.bincount(labels, minlength=len(classes))
     weights = np.full(len(labels), 1.0 / len(labels)) if class_weights == "empirical" else (1.0 / (len(classes) * counts))[labels]
+    digest = f"{_digest(digests[order], labels)} {class_weights}"
+    return LabelledCloud(view.name, features, labels, classes, weights, digest, gaussians, order, len(view))
+
+
+def _content_order(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """An order of the rows that depends on their content and on the partition into classes, whatever the order of reading and the names.
+
+    Equal rows in two classes are ordered by the content of their classes.
+    """
+    content = [hashlib.sha256(np.sort(digests[labels == k]).tobytes()).digest() for k in range(int(labels.max()) + 1)]
+    rank = np.unique(np.array(content, dtype="S32"), return_inverse=True)[1]
+    return np.lexsort((rank[labels], digests))
+
+
+def _digest(digests: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of the digests of rows in their order, and of their partition into classes."""
     partition = np.ascontiguousarray(_by_appearance(labels), dtype=np.int64).tobytes()
-    full = hashlib.sha256(f"{digest} {class_weights} {max_images} {seed}".encode() + partition).hexdigest()
-    return LabelledCloud(view.name, view.features[order], labels, classes, weights, full, gaussians, order, len(view))
+    return hashlib.sha256(digests.tobytes() + partition).hexdigest()
 
 
 def _by_appearance(labels: np.ndarray) -> np.ndarray:

@@ -134,8 +134,8 @@ class TransportEstimator(CloudEstimator):
     epsilon: float = option(0.01, "sinkhorn: regularisation, as a share of the mean cost between the two data sets", above=0.0)
     absolute_epsilon: float | None = option(None, "sinkhorn: regularisation in units of the value, instead of epsilon", above=0.0)
     debias: bool = option(True, "sinkhorn: report the debiased divergence; false: the lower bound of the exact value, at half the time")
-    tolerance: float = option(0.01, "sinkhorn: marginal error (of a mass of 1) that counts as converged", above=0.0, maximum=0.1)
-    passes: int = option(1000, "sinkhorn: most passes over the cost", minimum=1)
+    tolerance: float = option(0.01, "sinkhorn: marginal error (of a mass of 1), and its share of the value, that count as converged", above=0.0, maximum=0.1)
+    passes: int = option(1000, "sinkhorn: most passes over the cost at the last epsilon", minimum=1)
     precision: Literal["float32", "float64"] = option("float32", "sinkhorn: of the kernel; potentials and sums are float64")
     device: str = option("auto", "sinkhorn: auto, cpu, cuda or cuda:1", recipe=False)
     memory: float | None = option(None, "sinkhorn: most memory of a solve in GiB; nothing: 4 on a CPU, 60 % of what is free on a GPU", above=0.0, recipe=False)
@@ -247,9 +247,11 @@ class TransportEstimator(CloudEstimator):
         if not found.converged:
             off = f"marginals off by {found.marginal_error:.2g} of the mass after {found.cross.passes} passes (tolerance {self.tolerance:g})"
             flags.append(f"not converged: {off}")
+        if found.value < 0:  # by less than what is left of the tolerance, between data sets that are nearly the same
+            flags.append(f"below what the solver tells from 0 ({self.half * found.value:.1e}): reported as 0")
         half = self.half
         return {
-            "value": half * found.value, "converged": found.converged, "flags": flags, "class_mass": found.cross.class_mass, "solver": "sinkhorn",
+            "value": max(0.0, half * found.value), "converged": found.converged, "flags": flags, "class_mass": found.cross.class_mass, "solver": "sinkhorn",
             "potentials": tuple(half * one for one in found.cross.potentials) if self.potentials else (), "feature_part": half * found.feature_part,
             "label_part": half * found.label_part, "entropy_part": half * found.entropy_part, "marginal_error": found.marginal_error,
             "exact_between": (half * found.cross.lower, half * found.cross.upper), "bias_bound": half * found.bias_bound,

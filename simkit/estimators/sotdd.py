@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simkit.embedding import Embedding, content_order
+from simkit.errors import NotEnoughData
 from simkit.estimators.base import FeatureEstimator, Known, Score
 from simkit.estimators.point_transport import LABEL_FREE
 from simkit.recipe import rng_for
@@ -80,10 +81,14 @@ class Sotdd(FeatureEstimator):
         order = order[np.argsort(view.labels[order], kind="stable")]
         present, labels = np.unique(view.labels[order], return_inverse=True)
         bare = Slices(view.features[order], labels, len(present))
+        with np.errstate(over="ignore", invalid="ignore"):  # compare refuses what overflows
+            return self._made(bare)
+
+    def _made(self, bare: Slices) -> Slices:
         image, moment = self._parts(bare, 0)
-        images, moments = float((image**2).mean()), float((moment[:, labels] ** 2).mean())
+        images, moments = float((image**2).mean()), float((moment[:, bare.labels] ** 2).mean())
         share = moments / (images + moments) if images + moments > 0 else 0.0
-        few = 4 * len(view) * self.projections <= KEPT_BYTES
+        few = 4 * len(bare.labels) * self.projections <= KEPT_BYTES
         return replace(bare, moment_share=share, kept=tuple(self._projected(bare, chunk) for chunk in range(self._chunks)) if few else ())
 
     @property
@@ -119,8 +124,13 @@ class Sotdd(FeatureEstimator):
 
     def compare(self, source: Slices, target: Slices, rng: np.random.Generator) -> Score:
         """s-OTDD of a pair."""
-        squares = np.concatenate([_squared_distances(self._chunk(source, c), self._chunk(target, c)) for c in range(self._chunks)])
+        with np.errstate(over="ignore", invalid="ignore"):  # said below
+            squares = np.concatenate([_squared_distances(self._chunk(source, c), self._chunk(target, c)) for c in range(self._chunks)])
         mean = float(squares.mean())
+        if not math.isfinite(mean):
+            largest = max(float(np.abs(side.features).max()) for side in (source, target))
+            message = f"the class moments overflow: features of up to {largest:.3g} are raised to high powers"
+            raise NotEnoughData("SK502", self.name, message, "scale the features to a norm near 1, or set moments = 1")
         value = math.sqrt(mean)
         error = float(squares.std(ddof=1) / math.sqrt(len(squares)) / (2 * value)) if value > 0 else 0.0
         share = max(source.moment_share, target.moment_share)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,16 +79,23 @@ def grouped(cloud: Cloud) -> np.ndarray:
     if 1 < classes <= MOST_GROUPS:
         return cloud.labels
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal points, of which fewer groups are made
+        return _clustered(cloud, classes, KMeans)
+
+
+def _clustered(cloud: Cloud, classes: int, cluster: Any) -> np.ndarray:
     if classes > MOST_GROUPS:
         present = np.unique(cloud.labels)
         means = np.zeros((classes, cloud.features.shape[1]))
         means[present] = [cloud.features[cloud.labels == k].mean(0) for k in present]
-        return np.asarray(KMeans(MOST_GROUPS, n_init=1, random_state=0).fit(means).labels_[cloud.labels])
+        return np.asarray(cluster(MOST_GROUPS, n_init=1, random_state=0).fit(means).labels_[cloud.labels])
     part = cloud.features[:PART]
     if len(part) < 4 * UNLABELLED_GROUPS or len(np.unique(part, axis=0)) < UNLABELLED_GROUPS:
         return np.zeros(len(cloud), dtype=np.int64)
-    return np.asarray(KMeans(UNLABELLED_GROUPS, n_init=1, max_iter=10, random_state=0).fit(part).predict(cloud.features))
+    return np.asarray(cluster(UNLABELLED_GROUPS, n_init=1, max_iter=10, random_state=0).fit(part).predict(cloud.features))
 
 
 class Extrapolation:

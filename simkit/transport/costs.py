@@ -30,7 +30,10 @@ class Cloud:
     @cached_property
     def mean(self) -> np.ndarray:
         """Weighted mean of the features, float64 (d,)."""
-        return np.asarray(self.weights @ self.features.astype(np.float64))
+        mean = np.zeros(self.features.shape[1])
+        for start in range(0, len(self), 4096):  # in blocks: no copy of all features in float64
+            mean += self.weights[start : start + 4096] @ self.features[start : start + 4096].astype(np.float64)
+        return mean
 
     @cached_property
     def spread(self) -> float:
@@ -66,14 +69,14 @@ def mean_cost(source: Cloud, target: Cloud, table: np.ndarray, *, feature_weight
 def product_cost(source: Cloud, target: Cloud, table: np.ndarray, row_mass: np.ndarray, column_mass: np.ndarray, *, feature_weight: float = 1.0) -> float:
     """Cost of moving the mass ``row_mass`` of the source's points to ``column_mass`` of the target's by their product coupling, in O((n + m) d).
 
-    Both masses (n,) and (m,) have the same sum; 0 costs nothing.
+    Both masses (n,) and (m,) have the same sum, up to rounding; 0 costs nothing.
     """
-    total = float(row_mass.sum())
-    if total <= 0:
+    totals = float(row_mass.sum()), float(column_mass.sum())
+    if min(totals) <= 0:
         return 0.0
-    first = Cloud(source.features, source.labels, row_mass / total)
-    second = Cloud(target.features, target.labels, column_mass / float(column_mass.sum()))
-    return total * mean_cost(first, second, table, feature_weight=feature_weight)
+    first = Cloud(source.features, source.labels, row_mass / totals[0])
+    second = Cloud(target.features, target.labels, column_mass / totals[1])
+    return max(totals) * mean_cost(first, second, table, feature_weight=feature_weight)
 
 
 def squared_distances(source: np.ndarray, target: np.ndarray) -> np.ndarray:

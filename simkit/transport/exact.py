@@ -15,6 +15,9 @@ __all__ = ["MARGINAL_TOLERANCE", "Transport", "exact_transport", "exact_transpor
 MARGINAL_TOLERANCE = 1e-9
 """Largest L1 error of a plan's marginals (of a total mass of 1) with which the exact solver's result counts as converged."""
 
+GAP_TOLERANCE = 1e-6
+"""Largest duality gap, as a share of the value, with which the exact solver's result counts as converged."""
+
 BYTES_PER_ENTRY = 48
 """Peak memory of the exact solver per entry of the cost: two cost matrices (8 each), the solver's arcs and the plan (25 with POT 0.9.7), and reserve."""
 
@@ -96,8 +99,11 @@ def exact_transport(
     reason = log["warning"] or ""
     if not reason and error > MARGINAL_TOLERANCE:
         reason = f"the marginals of the plan are off by {error:.2e} of the mass"
+    gap = value - float(a @ u + b @ v)
+    if not reason and abs(gap) > GAP_TOLERANCE * abs(value) + 8 * np.finfo(float).eps * largest:
+        reason = f"the duality gap is {gap:.2e}, of a value of {value:.2e}: a few points so far out that the rest of the cost is lost beside them"
     return Transport(
-        value, plan if keep_plan else None, (u, v), error, not reason, None, duality_gap=value - float(a @ u + b @ v),
+        value, plan if keep_plan else None, (u, v), error, not reason, None, duality_gap=gap,
         infeasibility=_infeasibility(cost, u, v), reason=reason,
     )
 

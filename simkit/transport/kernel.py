@@ -48,13 +48,15 @@ def kernel_bytes(n: int, m: int, width: int, itemsize: int, rows: int) -> int:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Matrix products in true float32 on CUDA (TF32 keeps 10 bits: too few for distances), whatever the process has set."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Matrix products in true float32 on CUDA (TF32 keeps 10 bits: too few for distances), whatever the process has set. One user at a time."""
+    settings = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)  # torch from 2.9 on, and before
+    before = getattr(settings, name)
+    setattr(settings, name, value)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        setattr(settings, name, before)
 
 
 class Kernel:
@@ -94,11 +96,11 @@ class Kernel:
             free -= itemsize * (one.stop - one.start) * (m - one.first)
             self.stored += free >= 0
         centre = (source.mean + target.mean) / 2
-        weight = math.sqrt(feature_weight)
-        self.left, self.source_norms = self._factor(source, centre, weight, one_hot)
-        self.right, self.target_norms = (self._factor(target, centre, weight, one_hot)) if not self.symmetric else (self.left.clone(), self.source_norms)
+        weight = math.sqrt(feature_weight * self.scale)  # both sides in units in which epsilon is near 1: no scale of the features under- or overflows
+        self.left, self.source_norms = self._factor(source, centre, weight)
+        self.right, self.target_norms = (self._factor(target, centre, weight)) if not self.symmetric else (self.left.clone(), self.source_norms)
         d = source.features.shape[1]
-        self.left[:, :d] *= 2 * self.scale
+        self.left[:, :d] *= 2
         if one_hot:
             hot, cold = (self.right, self.left) if transposed else (self.left, self.right)
             self._label_columns(hot, cold, source, target, d, transposed=transposed)
@@ -106,7 +108,8 @@ class Kernel:
         self.a, self.b = self._vector(source.weights), self._vector(target.weights)
         self.f, self.g = torch.zeros_like(self.a), torch.zeros_like(self.b)
         self.kept: list[Tensor | None] = [None] * len(self.tiles)
-        self._fresh, self._cut = [False] * len(self.tiles), False
+        self._fresh = [False] * len(self.tiles)
+        self.cut = False  # whether an exponent was too large, so that sums of this kernel are not what they seem
         self._shift: tuple[Tensor, Tensor] | None = None
         self._scratch: list[Tensor] = []
 
@@ -123,8 +126,8 @@ class Kernel:
     def _vector(self, values: np.ndarray) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float64).to(self.device)
 
-    def _factor(self, cloud: Cloud, centre: np.ndarray, weight: float, one_hot: int) -> tuple[Tensor, Tensor]:
-        """The columns of one side: features, room for classes, two columns for potentials; and |x|² in float64."""
+    def _factor(self, cloud: Cloud, centre: np.ndarray, weight: float) -> tuple[Tensor, Tensor]:
+        """The columns of one side: scaled features, room for classes, two columns for potentials; and |x|² of them in float64."""
         n, d = cloud.features.shape
         out = torch.zeros((n, self.width), dtype=self.dtype, device=self.device)
         norms = np.empty(n)
@@ -147,35 +150,64 @@ class Kernel:
     def set_potentials(self, f: Tensor, g: Tensor) -> None:
         """The kernel at potentials (f, g), float64: stored tiles are made when they are next asked for."""
         self.f, self.g = f.clone(), g.clone()
-        self.left[:, -2] = (self.scale * (f - self.source_norms)).to(self.dtype)
-        self.right[:, -1] = (self.scale * (g - self.target_norms)).to(self.dtype)
+        self.left[:, -2] = (self.scale * f - self.source_norms).to(self.dtype)
+        self.right[:, -1] = (self.scale * g - self.target_norms).to(self.dtype)
         self._fresh = [False] * len(self.tiles)
-        self._cut, self._shift = False, None
+        self.cut, self._shift = False, None
 
     def finish(self, u: Tensor, v: Tensor) -> None:
         """The potentials moved by the scalings (u, v), log2: what is stored stays as it is, and :meth:`final_exponents` starts from it."""
-        fresh, cut = self._fresh, self._cut
+        fresh, cut = self._fresh, self.cut
         self.set_potentials(self.f + u / self.scale, self.g + v / self.scale)
-        self._fresh, self._cut, self._shift = fresh, cut, (u.to(self.dtype), v.to(self.dtype))
+        self._fresh, self.cut, self._shift = fresh, cut, (u.to(self.dtype), v.to(self.dtype))
 
     def final_exponents(self, index: int, out: Tensor) -> Tensor:
         """E of a tile after :meth:`finish`: from the stored kernel where there is one, which is ten times faster than from the features."""
         tile, kept = self.tiles[index], self.kept[index]
-        if kept is None or not self._fresh[index] or self._cut or self._shift is None:
+        if kept is None or not self._fresh[index] or self.cut or self._shift is None:
             return self.exponents(tile, out)
         u, v = self._shift
         torch.log2(torch.clamp(kept, min=SMALLEST, out=out), out=out)
         return out.add_(u[tile.start : tile.stop].unsqueeze(1)).add_(v[tile.first :])
 
-    def exponents(self, tile: Tile, out: Tensor) -> Tensor:
-        """E of a tile, written into ``out``."""
+    def exponents(self, tile: Tile, out: Tensor, size: int | None = None) -> Tensor:
+        """E of a tile (of its first ``size`` columns), written into ``out``."""
         go_on()
-        left, right = self.left[tile.start : tile.stop], self.right[tile.first :]
+        left, right = self.left[tile.start : tile.stop], self.right[tile.first : size]
         if out.device.type == "cpu":  # numpy's BLAS: twice as fast as torch's on AMD, the same on Intel
             np.matmul(left.numpy(), right.numpy().T, out=out.numpy())
         else:
             torch.mm(left, right.T, out=out)
         return out
+
+    # --- potentials from potentials, in logarithms: slower than products with the kernel, and safe wherever it starts ------------------------
+
+    def rows_from(self, g: Tensor, *, size: int | None = None) -> Tensor:
+        """f_i = -eps log sum_j b_j exp((g_j - C_ij) / eps) for all rows, from the potentials of all columns or of the first ``size``."""
+        size = len(self.b) if size is None else size
+        weights = self.b[:size] / self.b[:size].sum()
+        self.set_potentials(torch.zeros_like(self.a), torch.zeros_like(self.b))
+        self.right[:size, -1] = (self.scale * g - self.target_norms[:size] + torch.log2(weights)).to(self.dtype)
+        f = torch.empty_like(self.a)
+        for tile in self.tiles:
+            exponents = self.exponents(Tile(tile.start, tile.stop, 0), self._room(tile.stop - tile.start, size), size)
+            largest = exponents.amax(1, keepdim=True)
+            sums = (exponents - largest).exp2_().sum(1).double()
+            f[tile.start : tile.stop] = -(largest[:, 0].double() + torch.log2(sums)) / self.scale
+        return f
+
+    def columns_from(self, f: Tensor) -> Tensor:
+        """g_j = -eps log sum_i a_i exp((f_i - C_ij) / eps) for all columns, tile by tile."""
+        self.set_potentials(f, torch.zeros_like(self.b))
+        top = torch.full_like(self.b, -math.inf)
+        sums = torch.zeros_like(self.b)
+        for tile in self.tiles:
+            exponents = self.exponents(tile, self.scratch(tile, 0))
+            higher = torch.maximum(top, exponents.amax(0).double())
+            shifted = torch.sub(exponents, higher.to(self.dtype), out=self.scratch(tile, 1)).exp2_()
+            sums = sums * torch.exp2(top - higher) + times(shifted.T, self.a[tile.start : tile.stop])
+            top = higher
+        return -(top + torch.log2(sums)) / self.scale
 
     def blocks(self) -> Iterator[tuple[Tile, Tensor]]:
         """Every tile of K in turn. A tile that is not stored is valid until the next one is asked for."""
@@ -193,16 +225,18 @@ class Kernel:
                 kept = self.scratch(tile, 0)
             exponents = self.exponents(tile, kept)
             if float(exponents.max()) > LARGEST_EXPONENT:
-                self._cut = True
+                self.cut = True
                 exponents.clamp_(max=LARGEST_EXPONENT)
             yield tile, exponents.exp2_()
 
     def scratch(self, tile: Tile, which: int) -> Tensor:
         """Room for a tile (0 or 1), used again and again."""
+        return self._room(tile.stop - tile.start, len(self.b) - tile.first, which)
+
+    def _room(self, rows: int, columns: int, which: int = 0) -> Tensor:
         if not self._scratch:
             largest = max((one.stop - one.start) * (len(self.b) - one.first) for one in self.tiles)
             self._scratch = [torch.empty(largest, dtype=self.dtype, device=self.device) for _ in range(2)]
-        rows, columns = tile.stop - tile.start, len(self.b) - tile.first
         return self._scratch[which][: rows * columns].view(rows, columns)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simkit.transport.costs import product_cost
+from simkit.transport.costs import mean_cost, product_cost
 from simkit.transport.kernel import Kernel, times
 
 __all__ = ["Entropic", "Measures"]
@@ -109,10 +109,22 @@ class Measures:
         feature_part = self.cost - label_part
         lower = upper = value
         if not kernel.symmetric:
-            lower = float(a @ f + b @ g) - min(float(b @ self.column_top), float(a @ self.row_top)) / kernel.scale
-            short_rows = (a * (1 - self.cut_rows)).clamp_min(0).cpu().numpy()
-            short_columns = (b - self.cut * column_sum).clamp_min(0).cpu().numpy()
-            upper = self.cut_cost + product_cost(kernel.source, kernel.target, kernel.table, short_rows, short_columns, feature_weight=feature_weight)
+            lower = max(0.0, float(a @ f + b @ g) - min(float(b @ self.column_top), float(a @ self.row_top)) / kernel.scale)
+            upper = self._upper(column_sum, feature_weight)
         potentials = (f.cpu().numpy(), g.cpu().numpy())
         entropy_part = value - self.cost
         return Entropic(float(value), feature_part, label_part, entropy_part, potentials, mass, error, float(lower), float(upper), passes, error <= tolerance)
+
+    def _upper(self, column_sum: Tensor, feature_weight: float) -> float:
+        """Cost of a plan within the marginals: ours with its columns cut, scaled until no row or column holds too much, and the rest as a product."""
+        kernel = self.kernel
+        source, target, table = kernel.source, kernel.target, kernel.table
+        product = mean_cost(source, target, table, feature_weight=feature_weight)
+        columns = self.cut * column_sum / kernel.b
+        scaling = max(1.0, float(self.cut_rows.max()), float(columns.max()))
+        if not math.isfinite(scaling) or not math.isfinite(self.cut_cost):
+            return product
+        short_rows = (kernel.a * (1 - self.cut_rows / scaling)).clamp_min(0).cpu().numpy()
+        short_columns = (kernel.b * (1 - columns / scaling)).clamp_min(0).cpu().numpy()
+        rest = product_cost(source, target, table, short_rows, short_columns, feature_weight=feature_weight)
+        return min(product, self.cut_cost / scaling + rest)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from simkit.transport.costs import Cloud, mean_cost
-from simkit.transport.kernel import full_precision
 from simkit.transport.measures import Entropic
 from simkit.transport.solver import Settings, Solver, predicted_seconds
 
@@ -40,7 +39,8 @@ class Divergence:
     """Debiased Sinkhorn divergence S = OT_eps(a, b) - OT_eps(a, a) / 2 - OT_eps(b, b) / 2, or the certified lower bound of the unregularised optimum.
 
     Attributes:
-        value: S, 0 for equal clouds and never negative in exact arithmetic; or ``cross.lower`` where the clouds were not held against themselves.
+        value: S, 0 for equal clouds, and not negative at epsilons that are small against the cost; or ``cross.lower`` where the clouds were not
+            held against themselves.
         cross: the problem between the clouds.
         source, target: each cloud against itself; None for the lower bound.
         epsilon: regularisation, in units of the cost.
@@ -111,15 +111,15 @@ def sinkhorn_divergence(
     settings = settings or Settings()
     mean = mean_cost(source, target, costs.cross, feature_weight=feature_weight)
     chosen = absolute if absolute is not None else epsilon * mean
-    if chosen <= 0:  # all points of both clouds are one point
+    size = float(source.mean @ source.mean + target.mean @ target.mean)
+    if chosen <= 0 or (mean <= 1e-24 * feature_weight * size and not np.any(costs.cross)):  # all points of both clouds are one, up to rounding
         nothing = [_nothing(*pair) for pair in ((source, target, costs.cross), (source, source, costs.source), (target, target, costs.target))]
         return Divergence(0.0, nothing[0], nothing[1], nothing[2], 0.0, 0.0)
-    with full_precision():
-        cross = entropic_transport(source, target, costs.cross, epsilon=chosen, feature_weight=feature_weight, settings=settings)
-        if not debias:
-            return Divergence(cross.lower, cross, None, None, chosen, mean)
-        one = entropic_transport(source, source, costs.source, epsilon=chosen, feature_weight=feature_weight, settings=settings)
-        other = entropic_transport(target, target, costs.target, epsilon=chosen, feature_weight=feature_weight, settings=settings)
+    cross = entropic_transport(source, target, costs.cross, epsilon=chosen, feature_weight=feature_weight, settings=settings)
+    if not debias:
+        return Divergence(cross.lower, cross, None, None, chosen, mean)
+    one = entropic_transport(source, source, costs.source, epsilon=chosen, feature_weight=feature_weight, settings=settings)
+    other = entropic_transport(target, target, costs.target, epsilon=chosen, feature_weight=feature_weight, settings=settings)
     return Divergence(cross.value - one.value / 2 - other.value / 2, cross, one, other, chosen, mean)
 
 

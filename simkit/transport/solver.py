@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from simkit.errors import ResourceError
 from simkit.transport.acceleration import Extrapolation, Groups, grouped
 from simkit.transport.costs import Cloud, mean_cost
-from simkit.transport.kernel import ABSORB, LARGEST_EXPONENT, Kernel, kernel_bytes, times
+from simkit.transport.kernel import ABSORB, LARGEST_EXPONENT, Kernel, full_precision, kernel_bytes, times
 from simkit.transport.measures import Entropic, Measures
 from simkit.transport.memory import reserved
 
@@ -36,11 +35,11 @@ SAY_EVERY = 10.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How an entropic problem is solved; none of it moves the value beyond the tolerance.
+    """How an entropic problem is solved.
 
     Attributes:
-        tolerance: L1 error of the plan's marginals, of a mass of 1, at which the solver stops.
-        passes: most passes over the kernel.
+        tolerance: where the solver stops: L1 error of the plan's marginals, of a mass of 1, and what that error costs, as a share of the value.
+        passes: most passes over the kernel at the last epsilon.
         device: "cpu" or a CUDA device of torch.
         precision: of the kernel: "float32" or "float64".
         memory: bytes for one solve; None: 4 GiB on a CPU, 60 % of what is free on a GPU.
@@ -67,7 +66,10 @@ class Settings:
         """Bytes that one solve may take."""
         if self.memory is not None:
             return self.memory
-        return int(0.6 * torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else 4 * GIB
+        if self.device.type != "cuda":
+            return 4 * GIB
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch holds it, and gives it out again
+        return int(0.6 * (torch.cuda.mem_get_info(self.device)[0] + cached))
 
 
 class Solver:
@@ -92,7 +94,10 @@ class Solver:
     def solve(self) -> Entropic:
         """Solves the problem and measures the solution."""
         try:
-            with reserved(self._taken()), _one_at_a_time if self.settings.device.type == "cuda" else nullcontext():
+            if self.settings.device.type == "cuda":
+                with _one_at_a_time, full_precision():
+                    return self._solve()
+            with reserved(self._taken()):
                 return self._solve()
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
@@ -102,7 +107,7 @@ class Solver:
     def _taken(self) -> int:
         n, m = len(self.source), len(self.target)
         whole = kernel_bytes(n, m, self.source.features.shape[1] + 2, self.settings.itemsize, 64) + self.settings.itemsize * n * m
-        return min(whole, self.settings.budget()) if self.settings.device.type == "cpu" else 0
+        return min(whole, self.settings.budget())
 
     def _out_of_memory(self) -> ResourceError:
         n, m, width = len(self.source), len(self.target), self.source.features.shape[1] + len(self.table) + 2
@@ -113,83 +118,104 @@ class Solver:
         return ResourceError("SK301", "sinkhorn", message, fits)
 
     def _solve(self) -> Entropic:
-        kernel = self._kernel(self.source, self.target, self.table, self.epsilon)
+        kernel = self._kernel(self.source, self.target, self.epsilon)
         if kernel.symmetric:
             self._symmetric(kernel)
         else:
-            self._balanced(kernel, *self._start(), self.settings.tolerance, self.settings.passes)
+            self._balanced(kernel, *self._start(kernel), last=True)
         found = Measures(kernel, None if kernel.symmetric else self.ratio)
         for index in range(len(kernel.tiles)):
             found.add(index)
         return found.result(self.passes, self.settings.tolerance, self.feature_weight)
 
-    def _kernel(self, source: Cloud, target: Cloud, table: np.ndarray, epsilon: float) -> Kernel:
+    def _kernel(self, source: Cloud, target: Cloud, epsilon: float) -> Kernel:
         s = self.settings
         return Kernel(
-            source, target, table, epsilon=epsilon, feature_weight=self.feature_weight, device=s.device, dtype=s.dtype, memory=s.budget(), tile=s.tile,
+            source, target, self.table, epsilon=epsilon, feature_weight=self.feature_weight, device=s.device, dtype=s.dtype, memory=s.budget(), tile=s.tile,
         )
 
     # --- where to start ------------------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> tuple[Tensor, Tensor]:
-        """Potentials near the solution: from larger epsilons, or, for large clouds, from the solution of a part of each, extended to all points."""
+    def _start(self, kernel: Kernel) -> tuple[Tensor, Tensor]:
+        """Potentials near the solution: from larger epsilons, or, for large clouds, from the solution of a part of each, extended to all points.
+
+        The extension ends with a pass over the whole: a point that the part has nothing like would otherwise start anywhere.
+        """
         if max(len(self.source), len(self.target)) < 3 * PART:
             return self._annealed(self.source, self.target)
         source, target = self.source.head(PART), self.target.head(PART)
-        f, g = self._annealed(source, target)
-        f, g = self._balanced(self._kernel(source, target, self.table, self.epsilon), f, g, self.settings.tolerance / 2, self.settings.passes)
-        self.passes = 0  # passes over the part are as nothing against those over the whole
-        whole = self._kernel(self.source, target, self.table, self.epsilon), self._kernel(self.target, source, self.table.T, self.epsilon)
-        return extended(whole[0], g), extended(whole[1], f)
+        _, g = self._balanced(self._kernel(source, target, self.epsilon), *self._annealed(source, target), last=True)
+        self.passes = 1  # passes over the part are as nothing against those over the whole
+        f = kernel.rows_from(g, size=len(g))
+        return f, kernel.columns_from(f)
 
     def _annealed(self, source: Cloud, target: Cloud) -> tuple[Tensor, Tensor]:
         largest = mean_cost(source, target, self.table, feature_weight=self.feature_weight)
         f, g = (torch.zeros(len(cloud), dtype=torch.float64, device=self.settings.device) for cloud in (source, target))
         for stage in range(math.ceil(math.log(max(largest / self.epsilon, 1.0), 4)) - 1, 0, -1):
-            f, g = self._balanced(self._kernel(source, target, self.table, self.epsilon * 4.0**stage), f, g, 0.0, STEPS_A_STAGE)
+            f, g = self._balanced(self._kernel(source, target, self.epsilon * 4.0**stage), f, g, last=False)
         return f, g
 
     # --- iterations ----------------------------------------------------------------------------------------------------------------------
 
-    def _balanced(self, kernel: Kernel, f: Tensor, g: Tensor, tolerance: float, most: int) -> tuple[Tensor, Tensor]:
-        """Sinkhorn's iteration from (f, g) until the columns' marginals are off by less than ``tolerance`` (the rows' are exact), or ``most`` passes."""
+    def _balanced(self, kernel: Kernel, f: Tensor, g: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+        """Sinkhorn's iteration from (f, g); the new potentials.
+
+        At the last epsilon it goes on until the columns' marginals are off by less than the tolerance (the rows' are exact), and what they are off
+        by costs less than that share of the value; before it, for a few passes.
+        """
         groups = Groups(kernel, self.groups[0][: len(kernel.a)], self.groups[1][: len(kernel.b)])
         history = Extrapolation(kernel.b)
         kernel.set_potentials(f, g)
-        u, v = torch.zeros_like(kernel.a), torch.zeros_like(kernel.b)  # log2 of the scalings
-        before = v
-        for _ in range(most):
+        v = torch.zeros_like(kernel.b)  # log2 of the column scalings
+        most = self.settings.passes if last else STEPS_A_STAGE
+        for index in range(most):
             u, columns = _pass(kernel, groups, v)
             self.passes += 1
-            before, marginal = v, torch.exp2(v) * columns.sum(1)
-            error = float(kernel.b @ (marginal - 1).abs())
+            marginal = torch.exp2(v) * columns.sum(1)
+            excess = kernel.b * (marginal - 1)
+            error = float(excess.abs().sum())
             self.ratio = marginal
             self.watch.tell(self.passes, error)
-            if error < tolerance:
+            if last and (index == most - 1 or (not kernel.cut and error < self.settings.tolerance and self._settled(kernel, u, v, excess))):
                 break
             v = history.next(v, -_log2(groups.balance(columns, v)), error)
-            if max(float(u.abs().max()), float(v.abs().max())) > ABSORB:
+            if kernel.cut or max(float(u.abs().max()), float(v.abs().max())) > ABSORB:
                 kernel.set_potentials(kernel.f + u / kernel.scale, kernel.g + v / kernel.scale)
                 u, v = torch.zeros_like(u), torch.zeros_like(v)
-                before = v
                 history.forget()
-        kernel.finish(u, before)
+        if kernel.cut:  # it ended before the kernel could be built: rows that hold, made in logarithms
+            g = kernel.g + v / kernel.scale
+            kernel.set_potentials(kernel.rows_from(g), g)
+            self.ratio = torch.ones_like(marginal)
+        else:
+            kernel.finish(u, v)
         return kernel.f, kernel.g
+
+    def _settled(self, kernel: Kernel, u: Tensor, v: Tensor, excess: Tensor) -> bool:
+        """Whether what the marginals are off by costs little. A few points far out hold next to no mass and nearly all of the cost.
+
+        With exact rows the plan's own objective exceeds the dual value by sum_j (column j's mass - b_j) g_j.
+        """
+        f, g = kernel.f + u / kernel.scale, kernel.g + v / kernel.scale
+        value = float(kernel.a @ f + kernel.b @ g)
+        return abs(float(excess @ g)) <= self.settings.tolerance * abs(value)
 
     def _symmetric(self, kernel: Kernel) -> None:
         """The potential of a cloud against itself: each step goes half the way (Knight, Ruiz and Ucar 2014), which converges in a few passes."""
         kernel.set_potentials(kernel.f, kernel.g)
         u = torch.zeros_like(kernel.a)
-        for _ in range(self.settings.passes):
+        for index in range(self.settings.passes):
             mass = kernel.a * torch.exp2(u)
             rows = torch.zeros_like(u)
             for tile, block in kernel.blocks():
                 rows[tile.start : tile.stop] += times(block, mass[tile.first :])
                 rows[tile.stop :] += times(block[:, tile.stop - tile.first :].T, mass[tile.start : tile.stop])
             self.passes += 1
-            error = 2 * float(kernel.a @ (torch.exp2(u) * rows - 1).abs())
+            excess = kernel.a * (torch.exp2(u) * rows - 1)
+            error = 2 * float(excess.abs().sum())
             self.watch.tell(self.passes, error)
-            if error < self.settings.tolerance:
+            if index == self.settings.passes - 1 or (error < self.settings.tolerance and self._settled(kernel, u, u, 2 * excess)):
                 break
             u = (u - _log2(rows)) / 2
             if float(u.abs().max()) > ABSORB:
@@ -213,18 +239,6 @@ def _pass(kernel: Kernel, groups: Groups, v: Tensor) -> tuple[Tensor, Tensor]:
         u[rows] = -_log2(times(block, mass))
         columns += times(block.T, groups.members[rows] * (kernel.a[rows] * torch.exp2(u[rows])).unsqueeze(1))
     return u, columns
-
-
-def extended(kernel: Kernel, g: Tensor) -> Tensor:
-    """The potential of all source points that belongs to the potential g of the target points: -eps log sum_j b_j exp((g_j - C_ij) / eps)."""
-    kernel.set_potentials(torch.zeros_like(kernel.a), g + torch.log2(kernel.b) / kernel.scale)
-    f = torch.empty_like(kernel.a)
-    for tile in kernel.tiles:
-        exponents = kernel.exponents(tile, kernel.scratch(tile, 0))
-        largest = exponents.amax(1, keepdim=True)
-        sums = (exponents - largest).exp2_().sum(1).double()
-        f[tile.start : tile.stop] = -(largest[:, 0].double() + torch.log2(sums)) / kernel.scale
-    return f
 
 
 class _Watch:
