@@ -313,11 +313,14 @@ def test_long_solves_say_how_far_they_are(caplog: pytest.LogCaptureFixture, monk
     assert any("transport of 60 x 80 points: pass" in line and "of the mass" in line for line in caplog.messages)
 
 
-def test_predicted_time_grows_with_the_problem_and_with_what_is_not_stored() -> None:
-    kept, streamed = Settings(memory=10**12), Settings(memory=10**7)
+def test_predicted_time_grows_with_the_problem_and_with_what_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(speed > 0 for speed in solver._speed(64, Settings()))
+    monkeypatch.setattr(solver, "_speed", lambda width, settings: (1e-8, 1e-9))
+    kept, streamed = Settings(memory=10**12), Settings(memory=1)
     small, large = predicted_seconds(2000, 2000, 64, kept), predicted_seconds(20000, 20000, 64, kept)
-    assert 20 * small < large < 500 * small
-    assert predicted_seconds(20000, 20000, 64, streamed) > 1.5 * large
+    assert large == pytest.approx(100 * small)
+    assert predicted_seconds(20000, 20000, 64, streamed) == pytest.approx(4e8 * (1e-8 * 11 + 1e-9 * 9))  # 5 + 1 passes, and 4 + 1 over two halves
+    assert predicted_seconds(20000, 20000, 64, streamed, debias=False) == pytest.approx(4e8 * (1e-8 * 6 + 1e-9 * 5))
 
 
 def test_interface_types() -> None:
