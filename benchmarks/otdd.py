@@ -181,7 +181,6 @@ def simkit_pairs(sets: int, n: int, d: int, k: int) -> Callable[[], dict[str, An
 CASES: dict[str, Callable[..., Callable[[], dict[str, Any]]]] = {
     "simkit labels": simkit_labels, "eigh": lambda *a: peer_labels(*a[:3], "eigh", a[3]), "sqrtm": lambda *a: peer_labels(*a[:3], "sqrtm", a[3]),
     "simkit exact": lambda *a: simkit_whole(*a, solver="exact"), "simkit sinkhorn": lambda *a: simkit_whole(*a, solver="sinkhorn"),
-    "simkit sinkhorn 2.5 GiB": lambda *a: simkit_whole(*a, solver="sinkhorn", memory=2.5),
     "simkit cuda": lambda *a: simkit_whole(*a, solver="sinkhorn", device="cuda"),
     "POT emd2": pot_whole, "geomloss": geomloss_whole, "simkit pairs": simkit_pairs,
 }
@@ -357,7 +356,7 @@ def main() -> None:
         one(options.case, [int(text) for text in options.arguments.split(",")])
         return
     print(f"CPU seconds on {options.threads} thread{'s' if options.threads > 1 else ''}")
-    case = "simkit cuda" if options.device == "cuda" else "simkit sinkhorn 2.5 GiB" if options.n > 20000 else "simkit sinkhorn"
+    case = "simkit cuda" if options.device == "cuda" else "simkit sinkhorn"
     parts = {
         "labels": lambda: labels(options.threads, full=options.full, quick=options.quick), "whole": lambda: whole(options.threads, quick=options.quick),
         "pairs": lambda: pairs(options.threads, quick=options.quick), "large": lambda: large(options.threads, options.n, options.d, options.k, case),

@@ -71,7 +71,7 @@ class OptionInfo:
 
 @cache
 def options_of(cls: type) -> tuple[OptionInfo, ...]:
-    """The options of a dataclass, in order."""
+    """The options of a dataclass in order, its own before those that it inherits."""
     hints = typing.get_type_hints(cls)
     rows = []
     for f in dataclasses.fields(cls):
@@ -81,7 +81,8 @@ def options_of(cls: type) -> tuple[OptionInfo, ...]:
         required = f.default is MISSING and f.default_factory is MISSING
         meta = f.metadata
         rows.append(OptionInfo(f.name, hints[f.name], default, required, meta.get("help", ""), meta.get("minimum"), meta.get("above"), meta.get("maximum")))
-    return tuple(rows)
+    own = inspect.get_annotations(cls)
+    return tuple(sorted(rows, key=lambda row: row.name not in own))
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

@@ -138,7 +138,7 @@ class TransportEstimator(CloudEstimator):
     passes: int = option(1000, "sinkhorn: most passes over the cost at the last epsilon", minimum=1)
     precision: Literal["float32", "float64"] = option("float32", "sinkhorn: of the kernel; potentials and sums are float64")
     device: str = option("auto", "sinkhorn: auto, cpu, cuda or cuda:1", recipe=False)
-    memory: float | None = option(None, "sinkhorn: most memory of a solve in GiB; nothing: 4 on a CPU, 60 % of what is free on a GPU", above=0.0, recipe=False)
+    memory: float | None = option(None, "sinkhorn: most memory of a solve in GiB; nothing: 2 on a CPU, 60 % of what is free on a GPU", above=0.0, recipe=False)
     tile: int | None = option(None, "sinkhorn: rows of the cost computed at a time; nothing: what suits the device", minimum=1, recipe=False)
     potentials: bool = option(False, "put the dual potential of every image into the detail")
 

@@ -42,7 +42,7 @@ class Settings:
         passes: most passes over the kernel at the last epsilon.
         device: "cpu" or a CUDA device of torch.
         precision: of the kernel: "float32" or "float64".
-        memory: bytes for one solve; None: 4 GiB on a CPU, 60 % of what is free on a GPU.
+        memory: bytes for one solve; None: 2 GiB on a CPU, 60 % of what is free on a GPU.
         tile: rows of a tile; None: what suits the device.
     """
 
@@ -67,7 +67,7 @@ class Settings:
         if self.memory is not None:
             return self.memory
         if self.device.type != "cuda":
-            return 4 * GIB
+            return 2 * GIB
         cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # torch holds it, and gives it out again
         return int(0.6 * (torch.cuda.mem_get_info(self.device)[0] + cached))
 
