@@ -8,8 +8,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytest
 
+Labelled = tuple[np.ndarray, np.ndarray]
 SHARED = Path(os.environ.get("SIMKIT_SHARED", Path(__file__).parents[2] / "shared"))
 
 
@@ -24,3 +26,18 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMKIT_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, tuple[Labelled, Labelled]]:
+    """Halves of scikit-learn's digits by default_rng(0).permutation: the cases of the reference values."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, p = (x / 16).astype(np.float32), np.random.default_rng(0).permutation(1797)
+    a, b = (x[p[:898]], y[p[:898]]), (x[p[898:1796]], y[p[898:1796]])
+    low, high = a[1] < 5, b[1] >= 5
+    return {
+        "halves": (a, b), "relabelled": (a, (a[0], (a[1] + 3) % 10)), "inverted": (a, (1 - b[0], b[1])),
+        "disjoint": ((a[0][low], a[1][low]), (b[0][high], b[1][high])),
+    }

@@ -17,17 +17,6 @@ from simkit.estimators.sotdd import Sotdd
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-@pytest.fixture(scope="module")
-def digits() -> dict[str, tuple[Pair, Pair]]:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x, p = (x / 16).astype(np.float32), np.random.default_rng(0).permutation(1797)
-    a, b = (x[p[:898]], y[p[:898]]), (x[p[898:1796]], y[p[898:1796]])
-    low, high = a[1] < 5, b[1] >= 5
-    return {"halves": (a, b), "disjoint": ((a[0][low], a[1][low]), (b[0][high], b[1][high])), "inverted": (a, (1 - b[0], b[1]))}
-
-
 @pytest.mark.parametrize(("case", "reference"), [("halves", 0.0144), ("disjoint", 0.078), ("inverted", 0.45)])
 def test_values_of_the_published_code(digits: dict[str, tuple[Pair, Pair]], case: str, reference: float) -> None:
     """The public implementation with 5 moments and 1000 slices, which alone move its value by 3 %; ours are others."""
