@@ -11,7 +11,7 @@ import pytest
 import simkit
 from simkit.embedding import Embedding
 from simkit.errors import DataError, ResourceError, UsageError
-from simkit.estimators import point_transport
+from simkit.estimators import base, point_transport
 from simkit.estimators.base import compare, score_pairs
 from simkit.estimators.checks import check_estimator
 from simkit.estimators.labelled_cloud import sampled
@@ -461,3 +461,16 @@ def test_real_images_lie_in_their_bracket_above_their_floor(shared: Path) -> Non
     lower, upper = compare("otdd-lower", clothes, xray).value, compare("otdd-upper", clothes, xray, within="transport").value
     assert lower <= exact.value <= upper
     assert upper < 1.15 * lower
+
+
+def test_halves_of_large_sets_are_not_kept_and_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = blobs(80), blobs(50, seed=1)
+    kept = compare("otdd", source, target, repeats=4)
+    monkeypatch.setattr(base, "KEPT_HALVES", 0)
+    made: list[int] = []
+    summarize = Otdd.summarize
+    monkeypatch.setattr(Otdd, "summarize", lambda self, view: (made.append(len(view)), summarize(self, view))[1])
+    again = compare("otdd", source, target, repeats=4)
+    assert (again.value, again.interval, again.floor, again.detail["excess_over_floor"]) == (
+        kept.value, kept.interval, kept.floor, kept.detail["excess_over_floor"])
+    assert len(made) > 2 + 2 * 8  # the two sets, and their halves more than once

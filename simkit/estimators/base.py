@@ -7,7 +7,7 @@ is the work that is done once per data set, ``compare`` what is left for a pair;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
@@ -238,8 +238,13 @@ def shortened(view: Embedding, size: int, rng: np.random.Generator) -> Embedding
     return view.take(order[np.linspace(0, len(view), size, endpoint=False).astype(int)])
 
 
+KEPT_HALVES = 2**30
+"""Bytes of features in all halves of a data set up to which they and their summaries are kept for its next pair."""
+
+
 class HalfSamples:
-    """Random halves of a data set with their summaries and the floor: made once per data set and measure, used for every pair.
+    """Random halves of a data set with their summaries and the floor: made once per data set and measure, used for every pair
+    (unless they would take too much memory: then once a pair).
 
     Args:
         estimator: the measure.
@@ -251,32 +256,54 @@ class HalfSamples:
     def __init__(self, estimator: Estimator, view: Embedding, *, seed: int, repeats: int):
         self.estimator, self.view, self.seed, self.repeats = estimator, view, seed, repeats
 
-    @cached_property
-    def splits(self) -> list[tuple[Embedding, Embedding]]:
-        """Both halves of each split."""
-        return [halves(self.view, rng_for("halves", self.seed, self.view.name, repeat)) for repeat in range(self.repeats)]
+    @property
+    def splits(self) -> Iterable[tuple[Embedding, Embedding]]:
+        """Both halves of each split; of large data sets one after the other."""
+        return self._made_splits() if self._large else self._kept_splits
 
     @cached_property
+    def _large(self) -> bool:
+        return 2 * self.repeats * self.view.features.nbytes > KEPT_HALVES
+
+    @cached_property
+    def _kept_splits(self) -> list[tuple[Embedding, Embedding]]:
+        return list(self._made_splits())
+
+    def _made_splits(self) -> Iterator[tuple[Embedding, Embedding]]:
+        for repeat in range(self.repeats):
+            yield halves(self.view, rng_for("halves", self.seed, self.view.name, repeat))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Images in each half."""
+        return [len(half) for split in self.splits for half in split]
+
+    @property
     def size(self) -> int:
         """Images in the smallest half."""
-        return min(len(half) for split in self.splits for half in split)
+        return min(self.sizes)
 
-    def cut(self, size: int) -> list[tuple[Any, Any]]:
-        """Summaries of both halves of each split, cut to at most ``size`` images each."""
+    def cut(self, size: int) -> Iterable[tuple[Any, Any]]:
+        """Summaries of both halves of each split, cut to at most ``size`` images each; of large data sets made one after the other, and not kept."""
+        if self._large:
+            return self._made_cut(size)
         if size not in self._cut:
-            cut = [[shortened(half, size, rng_for("cut", self.seed, self.view.name, repeat, side)) for side, half in enumerate(split)]
-                   for repeat, split in enumerate(self.splits)]
             for other in [one for one in self._cut if one != len(self.view)]:
                 del self._cut[other]  # the whole halves and one cut are kept: summaries can be large
-            self._cut[size] = [(self.estimator.summarize(one), self.estimator.summarize(other)) for one, other in cut]
+            self._cut[size] = list(self._made_cut(size))
         return self._cut[size]
+
+    def _made_cut(self, size: int) -> Iterator[tuple[Any, Any]]:
+        for repeat, split in enumerate(self.splits):
+            one, other = (shortened(half, size, rng_for("cut", self.seed, self.view.name, repeat, side)) for side, half in enumerate(split))
+            yield self.estimator.summarize(one), self.estimator.summarize(other)
 
     @cached_property
     def _cut(self) -> dict[int, list[tuple[Any, Any]]]:
         return {}
 
-    @cached_property
-    def summaries(self) -> list[tuple[Any, Any]]:
+    @property
+    def summaries(self) -> Iterable[tuple[Any, Any]]:
         """Summaries of both halves of each split, whole."""
         return self.cut(len(self.view))
 
@@ -340,8 +367,7 @@ def _excess(estimator: Estimator, values: list[float], source: HalfSamples, targ
     """Per repeat d(S, T) - d(T', T) at one common size; and the floor of the whole halves."""
     floor = float(np.mean(target.whole_floors))
     common = min(source.size, target.size)
-    sizes = [len(half) for side in (source, target) for split in side.splits for half in split]
-    if max(sizes) <= common + 1:  # halves of one size: nothing to cut
+    if max(*source.sizes, *target.sizes) <= common + 1:  # halves of one size: nothing to cut
         return np.array(values) - np.array(target.whole_floors), floor
     rngs = [_rng(estimator, source.view.name, target.view.name, target.seed, -repeat - 1) for repeat in range(target.repeats)]
     pairs = zip(source.cut(common), target.cut(common), rngs, strict=True)
