@@ -92,6 +92,10 @@ class Embedding:
         """
         if isinstance(thing, Embedding):
             return thing
+        if isinstance(thing, tuple) and len(thing) == 2 and thing[1] is None:
+            return cls(np.asarray(thing[0]), name=name)
+        if isinstance(thing, tuple) and len(thing) == 2 and isinstance(thing[0], np.ndarray) and thing[0].ndim != 2:
+            raise DataError("SK202", name, f"features have shape {thing[0].shape}, wanted (n, d)", "give one row an image: reshape(-1, 1) for one feature")
         if isinstance(thing, (tuple, list)) and len(thing) == 2 and np.ndim(thing[0]) == 2:
             features, raw = np.asarray(thing[0]), np.asarray(thing[1])
             if raw.ndim != 1:

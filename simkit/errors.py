@@ -145,7 +145,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK211": "The direction of a measure is not known: state whether higher values mean more similar. simkit never guesses it. A performance "
              "counts as better when it is higher: one of which lower is better (a loss, an error) is refused until it is negated.",
     # 3xx: resources
-    "SK301": "Disk, memory or permission: the message names the path, what is needed and what is free.",
+    "SK301": "Disk, memory, permission, or hours of predicted time: the message names the path or the pair, what is needed, what there is, and the "
+             "option that allows it.",
     "SK302": "Weights are not on this machine and could not be downloaded. The message says which file, its digest, and where to put it.",
     "SK303": "An optional package is missing, or the installed torch and torchvision do not match. The message holds the install line.",
     "SK304": "A cluster cannot be reached, has no machine with the cores or the accelerator that one run needs, or has a machine on which other "

@@ -289,7 +289,12 @@ def test_entropic_scores_are_flagged_and_unconverged_ones_never_bare(
     assert run(*stopped, "-q") == 0
     assert capsys.readouterr().out.strip().endswith("\tnot converged")
     assert run(*stopped, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["scores"][0]["converged"] is False
+    score = json.loads(capsys.readouterr().out)["scores"][0]
+    assert score["converged"] is False
+    assert score["flags"].count("not converged") == 1
+    assert score["detail"]["iterations"] == 1
+    low, high = score["detail"]["exact_between"]
+    assert low <= high
 
 
 def test_sizes_that_no_solver_takes_are_refused_before_an_image_is_embedded(
@@ -301,7 +306,8 @@ def test_sizes_that_no_solver_takes_are_refused_before_an_image_is_embedded(
     command = ("distance", "near", "far", "--target", "goal", "--extractor", "pixels", "--set", "solver=exact", "--set", "exact_up_to=20")
     assert run(*command) == 5
     err = capsys.readouterr().err
-    assert "error[SK301] methods: otdd, near -> goal: 26 images, the exact solver takes at most 20 a side (option exact_up_to)" in err
+    assert "error[SK301] methods: otdd, near -> goal: 26 images, the exact solver takes at most 20 a side (option exact_up_to): " in err
+    assert "26 x 26 need 0.0309 MiB and about 0 s" in err
     assert "far -> goal" in err
     assert "solver = sinkhorn" in err
 

@@ -143,7 +143,8 @@ def test_classes_without_images_play_no_part() -> None:
 
 
 def test_too_many_images_are_refused_with_the_price() -> None:
-    message = r"SK301.*otdd: 60 images, the exact solver takes at most 50 a side \(option exact_up_to\).*GiB and \d+ s\nfix: set exact_up_to = 60 .*sinkhorn"
+    message = r"SK301.*otdd: 60 images, the exact solver takes at most 50 a side \(option exact_up_to\): 60 x 40 need 0\.11 MiB and about 0 s"
+    message += r"\nfix: set exact_up_to = 60 .*sinkhorn"
     with pytest.raises(ResourceError, match=message):
         compare("otdd", blobs(60), blobs(40), solver="exact", exact_up_to=50)
     views = {name: replace(Embedding.of(blobs(n, seed=seed)), name=name) for name, n, seed in (("big", 60, 0), ("a", 20, 0), ("b", 20, 1))}
@@ -232,6 +233,8 @@ def test_microsoft_convention_halves_everything(digits: dict[str, tuple[Pair, Pa
     assert theirs.value == pytest.approx(1.160401, abs=1e-6)  # POT's emd2 on their cost with label costs in double precision
     for part in ("feature_part", "label_part", "label_bound"):
         assert theirs.detail[part] == pytest.approx(ours.detail[part] / 2, rel=1e-12)
+    assert "halved" in Otdd(convention="microsoft").unit
+    assert "halved" not in Otdd().unit
     entropic = [compare("otdd", *digits["halves"], convention=c, solver="sinkhorn") for c in ("paper", "microsoft")]
     assert entropic[1].value == pytest.approx(entropic[0].value / 2, rel=1e-12)
     assert entropic[1].detail["exact_between"][0] == pytest.approx(entropic[0].detail["exact_between"][0] / 2, rel=1e-12)
@@ -298,6 +301,8 @@ def test_weights_of_features_and_labels(digits: dict[str, tuple[Pair, Pair]]) ->
     assert scaled.value == pytest.approx(3 * plain.value, rel=1e-10)
     with pytest.raises(UsageError, match="both 0"):
         Otdd(feature_weight=0.0, label_weight=0.0)
+    with pytest.raises(UsageError, match="feature_weight is 0 and there are no label costs"):
+        ESTIMATORS.build({"wasserstein": {"feature_weight": 0.0}})
 
 
 @pytest.mark.parametrize("solver", ["exact", "sinkhorn"])
@@ -322,13 +327,13 @@ def test_potentials_are_those_of_the_rows_as_given(solver: str) -> None:
 def test_value_off_its_marginals_is_marked() -> None:
     score = compare("otdd", blobs(300, shift=0.0), blobs(300, seed=1, shift=3.0), solver="sinkhorn", passes=1, epsilon=0.001)
     assert not score.converged
-    assert any("not converged: marginals off by" in flag and "(tolerance 0.01)" in flag for flag in score.flags)
+    assert any("not converged: marginals off by" in flag and "(L1, of a mass of 1) after 1 passes (tolerance 0.01)" in flag for flag in score.flags)
 
 
 def test_hours_are_refused_before_they_are_spent(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = blobs(60), blobs(60, seed=1)
     monkeypatch.setattr(point_transport, "label_costs_seconds", lambda pairs, label_cost: 4 * 3600.0)
-    message = r"SK301.*otdd (source - target|target - source): would take about 4\.0 h, the limit is 2 h: label costs of 3 x 3 classes about 4\.0 h"
+    message = r"SK301.*otdd between source and target: would take about 4\.0 h, the limit is 2 h: label costs of 3 x 3 classes about 4\.0 h"
     with pytest.raises(ResourceError, match=message + r".*\nfix: set label_cost = means, or max_hours = 4\.8 to wait"):
         compare("otdd", source, target)
     with caplog.at_level("INFO", logger="simkit"):
@@ -340,7 +345,11 @@ def test_unlabelled_data_are_offered_wasserstein() -> None:
     x, z = blobs(20)[0], blobs(20, seed=1)[0]
     with pytest.raises(DataError, match=r"otdd needs labels.*\nfix: .*wasserstein"):
         compare("otdd", x, z)
-    assert compare("wasserstein", x, z).value == pytest.approx(compare("otdd", x, z, label_cost="none").value, rel=1e-12)
+    with pytest.raises(DataError, match=r"otdd needs labels.*\nfix: .*wasserstein"):
+        compare("otdd", (x, None), (z, None))
+    with pytest.raises(DataError, match=r"SK202.*features have shape \(20,\), wanted \(n, d\)"):
+        compare("otdd", (x[:, 0], np.zeros(20)), (z, np.zeros(20)))
+    assert compare("wasserstein", x, (z, None)).value == pytest.approx(compare("otdd", x, z, label_cost="none").value, rel=1e-12)
 
 
 def test_wasserstein_in_one_dimension_and_between_shifted_clouds() -> None:
@@ -474,3 +483,8 @@ def test_halves_of_large_sets_are_not_kept_and_give_the_same_numbers(monkeypatch
     assert (again.value, again.interval, again.floor, again.detail["excess_over_floor"]) == (
         kept.value, kept.interval, kept.floor, kept.detail["excess_over_floor"])
     assert len(made) > 2 + 2 * 8  # the two sets, and their halves more than once
+
+
+def test_memory_that_does_not_suffice_names_the_pair() -> None:
+    with pytest.raises(ResourceError, match=r"SK301.*otdd between source and target: 300 x 300 points need at least 0\.\d+ MiB.*\nfix: set memory = 0\.25"):
+        compare("otdd", blobs(300), blobs(300, seed=1), solver="sinkhorn", memory=1e-5)

@@ -132,7 +132,8 @@ def distance(
 ) -> int:
     """Score every SOURCE against every target: paths, samples:NAME or names of --study.
 
-    Each score comes with its number of images, a 95 % interval and the floor (the value between two halves of the target).
+    Each score comes with its number of images, a 95 % interval and the floor (the value between two halves of the target); with --json, also with
+    the evidence behind it (parts, bounds, errors).
     """
     from simkit.pipeline.commands import scored, study_of
     from simkit.pipeline.running import method_info
@@ -142,7 +143,7 @@ def distance(
     specs = _with_settings(methods, pairs)
     chosen = {extractor: settings(extractor_pairs, "--extractor-set")}
     made = study_of(sources, list(targets), specs, extractor=chosen, study=study, seed=seed, repeats=repeats, device=device, store=store)
-    table, unavailable, kept = scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=output)
+    table, unavailable, kept, details = scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=output)
     if out:
         table.to_csv(out)
         output.say(f"wrote {len(table)} scores to {out}")
@@ -152,7 +153,8 @@ def distance(
     text = scores_text(table, width(), methods=[method_info(m) for m in made.methods]) if len(table) else "no score could be computed"
     if left_out:
         text += "\n\ncannot be computed:\n" + "\n".join(f"  {line}" for line in _grouped(unavailable))
-    value = {"scores": list(table.records), "unavailable": left_out, "skipped": skipped}
+    rows = [{**record, "detail": dict(detail)} for record, detail in zip(table.records, details, strict=True)]
+    value = {"scores": rows, "unavailable": left_out, "skipped": skipped}
     ids = [f"{r['source']}\t{r['target']}\t{r['method']}\t{r['value']!r}" + ("" if r["converged"] else "\tnot converged") for r in table.records]
     output.result(text, value, ids)
     return output.finish([*skipped, *(f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable if u.method in named)])

@@ -48,5 +48,7 @@ class Otdd(TransportEstimator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.convention == "microsoft":
+            object.__setattr__(self, "unit", "squared feature units, halved (as microsoft/otdd)")
         if self.label_cost == "none":
             object.__setattr__(self, "needs", ())

@@ -14,6 +14,7 @@ from simkit.estimators.base import Estimator, FeatureEstimator, Known, Score
 from simkit.estimators.labelled_cloud import ClassWeights, LabelCost, LabelledCloud, label_costs_seconds, labelled_cloud, shared_label_costs
 from simkit.registry import option
 from simkit.transport import exact_transport, exact_transport_memory, exact_transport_seconds, squared_distances
+from simkit.transport.memory import size_text
 
 __all__ = ["LABEL_FREE", "CloudEstimator", "TransportEstimator"]
 
@@ -46,7 +47,8 @@ class CloudEstimator(FeatureEstimator):
         if self.label_cost == "none" and self.class_weights == "balanced":
             raise UsageError("SK102", self.name, "label_cost = none ignores labels: there are no classes to balance", "leave class_weights")
         if self.feature_weight == 0 and (self.label_cost == "none" or self.label_weight == 0):
-            raise UsageError("SK102", self.name, "feature_weight and label_weight are both 0: nothing costs anything", "give one of them a positive weight")
+            both = "feature_weight is 0 and there are no label costs" if self.label_cost == "none" else "feature_weight and label_weight are both 0"
+            raise UsageError("SK102", self.name, f"{both}: nothing costs anything", "give a positive weight")
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:
         """Why the measure cannot be computed: labels."""
@@ -85,6 +87,11 @@ class CloudEstimator(FeatureEstimator):
         """W between the classes of a pair, times its weight."""
         return self.label_weight * shared_label_costs(first, second, cast(LabelCost, self.label_cost))
 
+    @property
+    def entropic(self) -> bool:
+        """Whether the clouds are also held against themselves, by sinkhorn."""
+        return False
+
     def predicted_seconds(self, first: LabelledCloud, second: LabelledCloud) -> tuple[float, float]:
         """Predicted times of the label costs and of the transport of a pair."""
         return label_costs_seconds([(first, second)], cast(LabelCost, self.label_cost)), 0.0
@@ -102,12 +109,13 @@ class CloudEstimator(FeatureEstimator):
         labels, transport = self.predicted_seconds(first, second)
         sizes = f"{len(first):,} x {len(second):,} images", f"{len(first.classes)} x {len(second.classes)} classes"
         parts = f"label costs of {sizes[1]} {_duration(labels)}, transport of {sizes[0]} {_duration(transport)}"
-        where = f"{self.name} {first.name} - {second.name}"
-        if labels + transport > 3600 * self.max_hours:
+        where = _between(self.name, first, second)
+        hours = (labels + transport) / 3600
+        if hours > self.max_hours:
             remedies = ["label_cost = means"] if labels > 3600 * self.max_hours / 2 else []
-            remedies += ["debias = false"] if getattr(self, "debias", False) and len(first) != len(second) and transport > labels else []
+            remedies += ["debias = false"] if self.entropic and len(first) != len(second) and transport > labels else []
             remedies += ["max_images = 5000"] if transport > 60 or self.label_cost == "exact" else []
-            fix = f"set {', '.join([*remedies, f'or max_hours = {(labels + transport) / 3000:.1f} to wait'])}"
+            fix = f"set {', '.join([*remedies, f'or max_hours = {1.2 * hours:.2g} to wait'])}"
             raise ResourceError("SK301", where, f"would take {_duration(labels + transport)}, the limit is {self.max_hours:g} h: {parts}", fix)
         if labels + transport > 10:
             log.info("%s: %s", where, parts)
@@ -147,6 +155,11 @@ class TransportEstimator(CloudEstimator):
         """Factor of the convention: 1/2 for microsoft/otdd, which halves both costs."""
         return 0.5 if self.convention == "microsoft" else 1.0
 
+    @property
+    def entropic(self) -> bool:
+        """Whether the clouds are also held against themselves, by sinkhorn."""
+        return self.solver == "sinkhorn" and self.debias
+
     def settled(self, n_source: int, n_target: int) -> Estimator:
         """The measure with its solver chosen.
 
@@ -157,7 +170,7 @@ class TransportEstimator(CloudEstimator):
         if self.solver == "auto":
             return replace(self, solver="exact" if max(n, m) <= self.exact_up_to else "sinkhorn")
         if self.solver == "exact" and max(n, m) > self.exact_up_to:
-            price = f"{n} x {m} need about {exact_transport_memory(n, m) / GIB:.1f} GiB and {exact_transport_seconds(n, m):.0f} s"
+            price = f"{n} x {m} need {size_text(exact_transport_memory(n, m))} and {_duration(exact_transport_seconds(n, m))}"
             message = f"{max(n, m)} images, the exact solver takes at most {self.exact_up_to} a side (option exact_up_to): {price}"
             fix = f"set exact_up_to = {max(n, m)} to allow it, solver = sinkhorn, or max_images = {self.exact_up_to}"
             raise ResourceError("SK301", self.name, message, fix)
@@ -167,12 +180,12 @@ class TransportEstimator(CloudEstimator):
         """Rough time of the transport of one pair on one core, at 512 features."""
         n, m = (min(size, self.max_images or size) for size in (n_source, n_target))
         chosen: Any = self.settled(n, m)
-        return exact_transport_seconds(n, m) if chosen.solver == "exact" else SINKHORN_SECONDS * max(n, m) ** 2
+        return 0.05 + exact_transport_seconds(n, m) if chosen.solver == "exact" else 0.2 + SINKHORN_SECONDS * max(n, m) ** 2
 
     def predicted_seconds(self, first: LabelledCloud, second: LabelledCloud) -> tuple[float, float]:
         """Predicted times of the label costs and of the transport of a pair."""
         pairs = [(first, second)]
-        if self.solver == "sinkhorn" and self.debias:
+        if self.entropic:
             pairs += [(one, one) for one in (first, second)]
         labels = label_costs_seconds(pairs, cast(LabelCost, self.label_cost))
         n, m = len(first), len(second)
@@ -237,15 +250,20 @@ class TransportEstimator(CloudEstimator):
         absolute = None if self.absolute_epsilon is None else self.absolute_epsilon / self.half
         clouds = (first, second) if self.debias else ()
         own = [self.label_weight * one.own_label_costs(cast(LabelCost, self.label_cost)) for one in clouds] or [np.zeros((1, 1))] * 2
-        found = sinkhorn.sinkhorn_divergence(
-            first.cloud, second.cloud, sinkhorn.LabelCosts(table, *own), epsilon=self.epsilon, absolute=absolute, feature_weight=self.feature_weight,
-            debias=self.debias, settings=self._settings(),
-        )
+        costs, settings = sinkhorn.LabelCosts(table, *own), self._settings()
+        try:
+            found = sinkhorn.sinkhorn_divergence(
+                first.cloud, second.cloud, costs, epsilon=self.epsilon, absolute=absolute, feature_weight=self.feature_weight, debias=self.debias,
+                settings=settings,
+            )
+        except ResourceError as error:
+            problem = error.problems[0]
+            raise ResourceError(problem.code, _between(self.name, first, second), problem.message, problem.fix) from error
         share = found.epsilon / found.mean_cost if found.mean_cost else 0.0
         entropic = f"entropic (epsilon {share:.2g} of the mean cost)" if absolute is None else f"entropic (epsilon {self.absolute_epsilon:g})"
         flags = [entropic if self.debias else f"lower bound of the exact value, {entropic}"]
         if not found.converged:
-            off = f"marginals off by {found.marginal_error:.2g} of the mass after {found.cross.passes} passes (tolerance {self.tolerance:g})"
+            off = f"marginals off by {found.marginal_error:.2g} (L1, of a mass of 1) after {found.cross.passes} passes (tolerance {self.tolerance:g})"
             flags.append(f"not converged: {off}")
         if found.value < 0:  # by less than what is left of the tolerance, between data sets that are nearly the same
             flags.append(f"below what the solver tells from 0 ({self.half * found.value:.1e}): reported as 0")
@@ -257,6 +275,10 @@ class TransportEstimator(CloudEstimator):
             "exact_between": (half * found.cross.lower, half * found.cross.upper), "bias_bound": half * found.bias_bound,
             "iterations": found.cross.passes, "epsilon": share, "epsilon_absolute": half * found.epsilon, "mean_cost": half * found.mean_cost,
         }
+
+
+def _between(name: str, first: LabelledCloud, second: LabelledCloud) -> str:
+    return f"{name} between {' and '.join(sorted((first.name, second.name)))}"
 
 
 def _sampled_flags(source: LabelledCloud, target: LabelledCloud) -> list[str]:

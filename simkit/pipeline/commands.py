@@ -156,13 +156,13 @@ def distance(
 
 def scored(
     study: Study, *, batch_size: int, workers: int | None, strict: bool, progress: Progress | None,
-) -> tuple[ScoreTable, tuple[Unavailable, ...], dict[str, Dataset]]:
-    """The score table of a study, what could not be computed, and the data sets without unreadable images."""
+) -> tuple[ScoreTable, tuple[Unavailable, ...], dict[str, Dataset], tuple[Mapping[str, Any], ...]]:
+    """The score table of a study, what could not be computed, the data sets without unreadable images, and the evidence behind each score."""
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
     _, kept, _, scores, refused = score_study(made, progress or Progress(), strict=strict, batch_size=batch_size, workers=workers)
     extractor = made.store.shelf(study.extractor.recipe()).digest
-    return score_table(scores, kept, extractor[:12]), (*made.impossible, *refused), kept
+    return score_table(scores, kept, extractor[:12]), (*made.impossible, *refused), kept, tuple(s.score.detail for s in scores)
 
 
 def study_of(

@@ -277,7 +277,7 @@ def _score_seconds(method: Any, pairs: list[tuple[str, str]], datasets: Mapping[
         whole, half = method.seconds(n, m), method.seconds(n // 2 or 1, m // 2 or 1)
         if whole is None or half is None:
             return None
-        seconds += whole + 2 * repeats * half
+        seconds += whole + 4 * repeats * half
     return seconds * todo / len(pairs)
 
 

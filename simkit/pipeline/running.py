@@ -176,7 +176,8 @@ def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor:
     records = []
     for s in scores:
         lower, upper = s.score.interval or (None, None)
-        flags = s.score.flags if s.score.converged else (*s.score.flags, "not converged")
+        said = s.score.converged or any(flag.startswith("not converged") for flag in s.score.flags)
+        flags = s.score.flags if said else (*s.score.flags, "not converged")
         records.append({
             "source": s.source, "target": s.target, "method": s.estimator.name, "value": s.score.value,
             "higher_is_better": s.estimator.higher_is_better, "kind": s.estimator.kind, "lower": lower, "upper": upper, "floor": s.score.floor,

@@ -124,7 +124,7 @@ def _in_threads(
     tasks: Sequence[Task], summaries: Mapping[str, Summaries], *, seed: int, repeats: int,
     keep: Callable[[Estimator, tuple[str, str], Score | SimkitError], None],
 ) -> None:
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     if not tasks:
         return
@@ -142,9 +142,10 @@ def _in_threads(
 
     def limit() -> None:
         if torch:
-            torch.set_num_threads(share)
+            torch.set_num_threads(min(share, whole))
 
-    with threadpool_limits(limits=share), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score", initializer=limit) as pool:
+    allowed = max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"), default=share)
+    with threadpool_limits(limits=min(share, allowed)), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score", initializer=limit) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
             for future in as_completed(futures):

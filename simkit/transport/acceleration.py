@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ def grouped(cloud: Cloud) -> np.ndarray:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of equal points, of which fewer groups are made
-        return _clustered(cloud, classes, KMeans)
+        scaled = cloud.features / np.maximum(np.abs(cloud.features).max(), np.finfo(np.float32).tiny)  # their squares may not fit float32
+        return _clustered(replace(cloud, features=scaled), classes, KMeans)
 
 
 def _clustered(cloud: Cloud, classes: int, cluster: Any) -> np.ndarray:

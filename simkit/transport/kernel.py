@@ -18,6 +18,7 @@ from torch import Tensor
 from simkit.errors import ResourceError
 from simkit.transport.costs import Cloud
 from simkit.transport.interruption import go_on
+from simkit.transport.memory import size_text
 
 __all__ = ["ABSORB", "LARGEST_EXPONENT", "LOG2_E", "Kernel", "Tile", "full_precision", "kernel_bytes", "times"]
 
@@ -119,7 +120,7 @@ class Kernel:
             rows = max(SMALLEST_TILE, rows // 2)
         needed = kernel_bytes(n, m, self.width, itemsize, rows)
         if needed > memory:
-            message = f"{n} x {m} points need at least {needed / 2**30:.2f} GiB, in tiles of {rows} rows; the limit is {memory / 2**30:.2f} GiB"
+            message = f"{n} x {m} points need at least {size_text(needed)}, in tiles of {rows} rows; the limit is {size_text(memory)}"
             raise ResourceError("SK301", "sinkhorn", message, f"set memory = {math.ceil(needed / 2**28) / 4:g}, or use fewer images")
         return rows
 

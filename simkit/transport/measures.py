@@ -81,7 +81,8 @@ class Measures:
         if not kernel.symmetric:
             self.row_top[rows] = exponents.amax(1).double()
             self.column_top[columns] = torch.maximum(self.column_top[columns], exponents.amax(0).double())
-        sums = times(plan, torch.column_stack([b, cut, b * g, cut * g, self.columns[columns]]))
+        scaled = g * kernel.scale  # in units of epsilon, so that no scale of the cost leaves the kernel's precision
+        sums = times(plan, torch.column_stack([b, cut, b * scaled, cut * scaled, self.columns[columns]]))
         by_column = times(plan.T, a)
         weighted = plan.mul_(exponents)
         weighted_sums = times(weighted, torch.column_stack([b, cut]))
@@ -94,8 +95,8 @@ class Measures:
         mass = self.rows[rows].T @ sums[:, 4:]
         self.mass += mass + mass.T if mirrored else mass
         twice = 2 if mirrored else 1
-        self.cost += twice * float(a @ (f * sums[:, 0] + sums[:, 2] - weighted_sums[:, 0] / kernel.scale))
-        self.cut_cost += twice * float(a @ (f * sums[:, 1] + sums[:, 3] - weighted_sums[:, 1] / kernel.scale))
+        self.cost += twice * float(a @ (f * sums[:, 0] + (sums[:, 2] - weighted_sums[:, 0]) / kernel.scale))
+        self.cut_cost += twice * float(a @ (f * sums[:, 1] + (sums[:, 3] - weighted_sums[:, 1]) / kernel.scale))
 
     def result(self, passes: int, tolerance: float, feature_weight: float) -> Entropic:
         """The result, after all tiles were added."""

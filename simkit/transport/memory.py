@@ -10,10 +10,15 @@ from pathlib import Path
 
 from simkit.errors import ResourceError
 
-__all__ = ["check_memory", "memory_limit", "reserved"]
+__all__ = ["check_memory", "memory_limit", "reserved", "size_text"]
 
 MEMORY_SHARE = 0.7
 """Share of this machine's memory that one problem may take, unless the caller sets a limit."""
+
+
+def size_text(size: float) -> str:
+    """Bytes in words: ``12 MiB``, ``3.20 GiB``."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
 
 
 def memory_limit() -> int:

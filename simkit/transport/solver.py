@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from simkit.transport.costs import Cloud, mean_cost
 from simkit.transport.kernel import ABSORB, LARGEST_EXPONENT, Kernel, full_precision, kernel_bytes, times
 from simkit.transport.measures import Entropic, Measures
 from simkit.transport.memory import reserved
+from simkit.transport.threads import one_thread
 
 __all__ = ["Settings", "Solver", "predicted_seconds"]
 
@@ -29,6 +31,8 @@ PART = 1024
 """Points of each cloud whose solution starts that of a larger one (of at least three times as many)."""
 STEPS_A_STAGE = 3
 """Passes at each of the epsilons that lead to the last one, each a quarter of the one before."""
+SHARED_FROM = 2**22
+"""Entries of the cost from which several threads work on one problem."""
 SAY_EVERY = 10.0
 """Seconds between two lines about a long solve."""
 
@@ -97,7 +101,8 @@ class Solver:
             if self.settings.device.type == "cuda":
                 with _one_at_a_time, full_precision():
                     return self._solve()
-            with reserved(self._taken()):
+            small = len(self.source) * len(self.target) < SHARED_FROM
+            with reserved(self._taken()), one_thread() if small else nullcontext():
                 return self._solve()
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
@@ -154,6 +159,7 @@ class Solver:
         f, g = (torch.zeros(len(cloud), dtype=torch.float64, device=self.settings.device) for cloud in (source, target))
         for stage in range(math.ceil(math.log(max(largest / self.epsilon, 1.0), 4)) - 1, 0, -1):
             f, g = self._balanced(self._kernel(source, target, self.epsilon * 4.0**stage), f, g, last=False)
+        self.passes = 0  # counted are those at the last epsilon
         return f, g
 
     # --- iterations ----------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
-__all__ = ["each", "one_blas_thread"]
+__all__ = ["each", "one_blas_thread", "one_thread"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,6 +48,20 @@ def one_blas_thread() -> Iterator[int]:
             _inside -= 1
             if _inside == 0:
                 _limits.restore_original_limits()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limits BLAS and torch to one thread: for work in pieces too small to share, where threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    with one_blas_thread():
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
