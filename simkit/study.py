@@ -270,14 +270,14 @@ def _methods(value: Any, where: str, base: Path, problems: Problems) -> tuple[tu
 
 
 def all_methods() -> list[Any]:
-    """Every registered measure whose options all have defaults (a measure that needs a file must be named with it)."""
+    """Every registered measure whose options all have defaults (one that needs a file must be named with it), bounds of other measures left out."""
     made = []
     for name in ESTIMATORS.names():
         try:
             cls = ESTIMATORS.get(name)
         except UsageError:  # a broken plug-in: `simkit list` shows it with its reason
             continue
-        if not any(info.required for info in options_of(cls)):
+        if not any(info.required for info in options_of(cls)) and not getattr(cls, "bound_of", ""):
             made.append(ESTIMATORS.build(Spec(name, {})))
     return made
 

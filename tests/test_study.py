@@ -126,6 +126,8 @@ def test_all_takes_every_method_that_needs_no_file(tmp_path: Path) -> None:
     assert {"otdd", "frechet", "domain-classifier", "questionnaire", "source-size"} <= names
     assert "ratings" not in names
     assert study.all_methods
+    assert {"wasserstein", "sotdd"} <= names
+    assert not {"otdd-lower", "otdd-upper"} & names  # bounds of another measure
 
 
 def test_the_schema_accepts_what_the_reader_accepts_and_refuses_what_it_refuses() -> None:

@@ -80,6 +80,7 @@ class Estimator:
         bounds: smallest and largest possible value; None where there is none.
         size_biased: whether the expected value depends on the sample sizes; pairs of very unequal sizes are then flagged.
         pool_relative: whether the value depends on the other data sets of the run.
+        bound_of: the measure of which this one is a bound; "all" leaves bounds out, which say nothing new and add to the tests that are adjusted for.
         unit: of the value, in words.
         citation: source with equation number.
         version: raised with every change that moves a number.
@@ -95,6 +96,7 @@ class Estimator:
     bounds: tuple[float | None, float | None] = (0.0, None)
     size_biased = False
     pool_relative = False
+    bound_of = ""
     unit = ""
     citation = ""
     version = 1

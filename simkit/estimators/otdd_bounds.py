@@ -30,6 +30,7 @@ class OtddLower(TransportEstimator):
     """
 
     name = "otdd-lower"
+    bound_of = "otdd"
     needs = ("labels",)
     citation = "Alvarez-Melis and Fusi 2020 (arXiv 2002.02923); Gelbrich 1990 for features = gaussian"
 
@@ -94,6 +95,7 @@ class OtddUpper(CloudEstimator):
     """
 
     name = "otdd-upper"
+    bound_of = "otdd"
     needs = ("labels",)
     citation = "Alvarez-Melis and Fusi 2020 (arXiv 2002.02923): a feasible coupling for their eq. 5"
 
