@@ -329,3 +329,16 @@ def test_the_plan_estimates_transport(capsys: pytest.CaptureFixture[str], tmp_pa
     steps = {step["item"]: step["seconds"] for step in json.loads(capsys.readouterr().out)["steps"]}
     assert steps["otdd"] > 0
     assert steps["wasserstein"] > 0
+
+
+def test_values_of_two_solvers_for_one_target_are_flagged(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_text(tmp_path)
+    write_images(tmp_path / "large", {"dark": 30, "light": 20}, shift=30)
+    monkeypatch.chdir(tmp_path)
+    command = ("distance", "near", "large", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--repeats", "0", "--json")
+    assert run(*command, "--set", "exact_up_to=40") == 0
+    flags = {row["source"]: row["flags"] for row in json.loads(capsys.readouterr().out)["scores"]}
+    assert "other sources of this target were solved by exact: set one solver to rank them together" in flags["large"]
+    assert "solved by" not in flags["near"]
+    assert run(*command, "--set", "solver=sinkhorn") == 0
+    assert all("solved by" not in row["flags"] for row in json.loads(capsys.readouterr().out)["scores"])

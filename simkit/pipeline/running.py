@@ -172,12 +172,19 @@ def score_study(
 
 
 def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor: str) -> ScoreTable:
-    """The scores as a table."""
+    """The scores as a table. Values of one measure and target that two solvers found are flagged: they cannot be ranked together."""
     records = []
+    solvers: dict[tuple[str, str], set[str]] = {}
+    for s in scores:
+        if "solver" in s.score.detail and not s.score.detail.get("identical"):
+            solvers.setdefault((s.estimator.name, s.target), set()).add(str(s.score.detail["solver"]))
     for s in scores:
         lower, upper = s.score.interval or (None, None)
         said = s.score.converged or any(flag.startswith("not converged") for flag in s.score.flags)
         flags = s.score.flags if said else (*s.score.flags, "not converged")
+        found = solvers.get((s.estimator.name, s.target), set())
+        if len(found) > 1 and s.score.detail.get("solver") == "sinkhorn":
+            flags = (*flags, f"other sources of this target were solved by {', '.join(sorted(found - {'sinkhorn'}))}: set one solver to rank them together")
         records.append({
             "source": s.source, "target": s.target, "method": s.estimator.name, "value": s.score.value,
             "higher_is_better": s.estimator.higher_is_better, "kind": s.estimator.kind, "lower": lower, "upper": upper, "floor": s.score.floor,
