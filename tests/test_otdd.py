@@ -488,3 +488,11 @@ def test_halves_of_large_sets_are_not_kept_and_give_the_same_numbers(monkeypatch
 def test_memory_that_does_not_suffice_names_the_pair() -> None:
     with pytest.raises(ResourceError, match=r"SK301.*otdd between source and target: 300 x 300 points need at least 0\.\d+ MiB.*\nfix: set memory = 0\.25"):
         compare("otdd", blobs(300), blobs(300, seed=1), solver="sinkhorn", memory=1e-5)
+
+
+def test_gaussian_lower_bound_of_large_sets_is_not_refused_for_a_transport_that_it_does_not_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(point_transport, "exact_transport_seconds", lambda n, m: 1e6)
+    source, target = blobs(60), blobs(50, seed=1)
+    assert compare("otdd-lower", source, target, features="gaussian", exact_up_to=10).value > 0
+    with pytest.raises(ResourceError, match="otdd-lower between source and target: would take about 277"):
+        compare("otdd-lower", source, target)

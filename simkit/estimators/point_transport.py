@@ -191,13 +191,13 @@ class TransportEstimator(CloudEstimator):
         n, m = len(first), len(second)
         if self.solver == "exact":
             return labels, exact_transport_seconds(n, m)
-        largest = max(n, m) if self.debias else min(n, m)
+        largest = max(n, m) if self.entropic else min(n, m)
         if max(n, m) * largest < 10**8:
             return labels, SINKHORN_SECONDS * max(n, m) * largest
         from simkit.transport.sinkhorn import predicted_seconds
 
         width = first.features.shape[1] + 2 + min(len(first.classes), len(second.classes))
-        return labels, predicted_seconds(n, m, width, self._settings(), debias=self.debias)
+        return labels, predicted_seconds(n, m, width, self._settings(), debias=self.entropic)
 
     def solved(self, first: LabelledCloud, second: LabelledCloud) -> dict[str, Any]:
         """Value, convergence and evidence of a pair, in this order of the two."""
