@@ -164,7 +164,7 @@ def geomloss_whole(n: int, d: int, k: int) -> Callable[[], dict[str, Any]]:
 def simkit_pairs(sets: int, n: int, d: int, k: int) -> Callable[[], dict[str, Any]]:
     from itertools import combinations
 
-    from simkit.estimators.base import score_pairs
+    from simkit.estimators.comparison import score_pairs
     from simkit.estimators.otdd import Otdd
 
     views = {f"set{seed}": embedding(n, d, k, seed) for seed in range(sets)}

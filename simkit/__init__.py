@@ -25,7 +25,7 @@ _PUBLIC = {
     "TransferTable": "simkit.tables",
     "card": "simkit.pipeline",
     "check_estimator": "simkit.estimators.checks",
-    "compare": "simkit.estimators.base",
+    "compare": "simkit.estimators.comparison",
     "correlate": "simkit.correlation",
     "distance": "simkit.pipeline",
     "embed": "simkit.pipeline",

@@ -364,6 +364,7 @@ SOURCES = Registry("source", {
     "folder": "simkit.sources.folder:Folder",
     "huggingface": "simkit.sources.huggingface:Huggingface",
     "medmnist": "simkit.sources.medmnist:Medmnist",
+    "noise": "simkit.sources.noise:Noise",
     "npz": "simkit.sources.npz:Npz",
     "samples": "simkit.sources.samples:Samples",
     "table": "simkit.sources.table:Table",

@@ -12,10 +12,14 @@ from typing import Any, Literal, get_args, get_origin
 
 from simkit.dataset import NOTIONS, Dataset
 from simkit.errors import DataError, Problems, SimkitError, UsageError, nearest
+from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, OptionInfo, Registry, Spec, build_options, option, options_of, parse_spec, union_members
 from simkit.transfer import Protocol
 
 __all__ = ["CorrelateOptions", "DatasetSpec", "Study", "aliases", "json_schema", "read_study", "study_from", "toml_text"]
+
+CEILING = "(ceiling: noise)"
+"""Name of the synthetic unrelated data set; no data set of a user is called so."""
 
 DEFAULT_METHODS: tuple[str, ...] = ("otdd", "frechet", "domain-classifier")
 
@@ -78,6 +82,9 @@ class Study:
         all_methods: whether ``methods`` was "all": then those that cannot be computed are listed instead of refused.
         seed: of every random choice.
         repeats: half-samples for intervals and floors (0: none).
+        size_match: images a side at which every pair is measured; "auto" or "off": see :class:`~simkit.estimators.comparison.Sampling`.
+        draws: random samples of that size.
+        ceiling: the unrelated data set that is scored against each target as well: "noise" (synthetic), "none", or one of ``datasets``.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         protocol: of the fine-tuning, or None.
         transfer: table of transfer results that were measured elsewhere, or None.
@@ -97,6 +104,9 @@ class Study:
     all_methods: bool = False
     seed: int = 0
     repeats: int = 10
+    size_match: SizeMatch = "auto"
+    draws: int = 5
+    ceiling: str = "noise"
     device: str = "auto"
     protocol: Protocol | None = None
     transfer: Path | None = None
@@ -110,6 +120,20 @@ class Study:
         """(source, target) names in order, without self pairs."""
         return tuple((s, t) for t in self.targets for s in self.sources if s != t)
 
+    @property
+    def sampling(self) -> Sampling:
+        """How sure scores are made."""
+        return Sampling(self.seed, self.repeats, self.size_match, self.draws)
+
+    @property
+    def unrelated(self) -> DatasetSpec | None:
+        """The data set whose scores are the ceilings; None where there is none, or no score that could have one."""
+        if self.ceiling == "none" or not self.repeats or not any(m.view == "embedding" and m.kind == "distance" for m in self.methods):
+            return None
+        if self.ceiling in self.datasets:
+            return self.datasets[self.ceiling]
+        return DatasetSpec(CEILING, SOURCES.build(Spec("noise", {}), "ceiling"))
+
 
 @dataclass(frozen=True)
 class _Top:
@@ -118,6 +142,10 @@ class _Top:
     study: str = option("", "name of the study; default: the file's name")
     seed: int = option(0, "seed of every random choice", minimum=0)
     repeats: int = option(10, "half-samples for intervals and floors; 0: none", minimum=0)
+    size_match: Literal["auto", "off"] | int = option(
+        "auto", "images a side at which each pair is measured; auto: the smallest set among a target and its sources, for measures that depend on n", minimum=2)
+    draws: int = option(5, "random samples of that size, over which a score is averaged", minimum=1)
+    ceiling: str = option("noise", "unrelated data set scored against each target: noise, none, or the name of a data set")
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
     targets: tuple[str, ...] = option((), "names of the target data sets")
     sources: tuple[str, ...] = option((), "names of the candidate sources; default: all data sets")
@@ -178,6 +206,8 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
         _check_names(getattr(top, key), tuple(declared or ()), f"{where}: {key}", problems)
     if top.repeats in (1, 2):
         problems.add("SK102", f"{where}: repeats", f"{top.repeats} half-samples give no interval", "give 0 (no interval) or at least 3")
+    if top.ceiling not in ("noise", "none"):
+        _check_names((top.ceiling,), tuple(declared or ()), f"{where}: ceiling", problems)
     if "targets" not in content:
         problems.add("SK104", f"{where}: targets", "no target is named", 'add targets = ["name of a data set"]')
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)
@@ -191,7 +221,8 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     name = top.study or default_name
     return Study(
         name=name, base=base, datasets=datasets, sources=top.sources or tuple(datasets), targets=top.targets, extractor=extractor,
-        methods=methods, all_methods=everything, seed=top.seed, repeats=top.repeats, device=top.device, protocol=protocol,
+        methods=methods, all_methods=everything, seed=top.seed, repeats=top.repeats, size_match=top.size_match, draws=top.draws, ceiling=top.ceiling,
+        device=top.device, protocol=protocol,
         transfer=_absolute(top.transfer, base), correlate=correlate, store=_absolute(top.store, base),
         out=_absolute(top.out, base) or base / "results" / re.sub(r"[^\w.-]+", "-", name), text=text,
     )

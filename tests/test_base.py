@@ -12,7 +12,10 @@ import simkit
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, NotEnoughData, UsageError
-from simkit.estimators.base import FeatureEstimator, HalfSamples, Score, compare, halves, score_pairs, shortened, with_uncertainty
+from simkit.estimators.base import FeatureEstimator, Score
+from simkit.estimators.comparison import Sampling, compare, score_pairs
+from simkit.estimators.subsamples import Subsamples, halves, shortened
+from simkit.estimators.uncertainty import with_uncertainty
 from simkit.recipe import rng_for
 
 
@@ -64,16 +67,16 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_each_data_set_is_summarised_once_and_halves_of_a_target_once() -> None:
     views = {name: cloud(name, 20) for name in ("a", "b", "t")}
     MeanDifference.calls.clear()
-    score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], repeats=0)
+    score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], sampling=Sampling())
     assert sorted(MeanDifference.calls) == ["a", "b", "t"]
     MeanDifference.calls.clear()
-    score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], repeats=3)
+    score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], sampling=Sampling(repeats=3))
     assert MeanDifference.calls.count("t") == 1 + 2 * 3
 
 
 def test_pairs_give_what_compare_gives() -> None:
     views = {name: cloud(name, 30, shift) for name, shift in (("a", 0.0), ("b", 1.0), ("t", 0.0))}
-    together = score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], seed=5, repeats=4)
+    together = score_pairs(MeanDifference(), views, [("a", "t"), ("b", "t")], sampling=Sampling(seed=5, repeats=4))
     alone = compare(MeanDifference(), views["b"], views["t"], seed=5, repeats=4)
     assert together["b", "t"] == alone
 
@@ -149,7 +152,8 @@ def test_too_few_images_leave_the_value_without_interval_and_say_so() -> None:
     score = compare(MeanDifference(), cloud("few", 3), cloud("many", 30), repeats=5)
     assert score.interval is None
     assert score.flags == ("no interval: 3 images cannot be split in two halves",)
-    one_group = with_uncertainty(MeanDifference(), Score(1.0), *(HalfSamples(MeanDifference(), cloud(n, 12, groups=1), seed=0, repeats=3) for n in "xy"))
+    sides = (Subsamples(MeanDifference(), cloud(name, 12, groups=1), seed=0, repeats=3, draws=1) for name in "xy")
+    one_group = with_uncertainty(MeanDifference(), Score(1.0), *sides)
     assert one_group.flags == ("no interval: 1 group cannot be split in two halves",)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -302,14 +301,6 @@ class BelowZero(Gap):
 
 
 @dataclass(frozen=True)
-class SecretPool(Gap):
-    """Summarises many data sets otherwise than one."""
-
-    def summarize_all(self, views: Sequence[Embedding]) -> list[Embedding]:
-        return [replace(view, features=2 * view.features) for view in views]
-
-
-@dataclass(frozen=True)
 class Unpicklable(Gap):
     """Keeps a function."""
 
@@ -353,7 +344,6 @@ BROKEN: list[tuple[type[Estimator], set[str], str]] = [
     (NanToNum, {"refuses NaN"}, "NaN in the source gave 200.0"),
     (Overflowing, {"bounds"}, r"for source 'far' is outside bounds = \(0\.0, 1\.0\)"),
     (BelowZero, {"bounds"}, r"-1e-12 for source 'target' is outside bounds = \(0\.0, None\)"),
-    (SecretPool, {"pool"}, "alone, .* among other data sets: declare pool_relative = True"),
     (Unpicklable, {"pickle"}, "cannot be pickled .*: define the class at the top level of a module"),
     (Amnesiac, {"pickle"}, r"came back as Amnesiac\(scale=9\.0"),
 ]

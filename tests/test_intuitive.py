@@ -12,7 +12,8 @@ import pytest
 
 from simkit.dataset import NOTIONS, Dataset, DatasetCard, card_of
 from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
-from simkit.estimators.base import CardEstimator, compare, score_pairs
+from simkit.estimators.base import CardEstimator
+from simkit.estimators.comparison import compare, score_pairs
 from simkit.estimators.examples import example_cards
 from simkit.estimators.histogram import FEATURES, Histogram
 from simkit.estimators.questionnaire import Question, Questionnaire

@@ -11,9 +11,9 @@ import pytest
 import simkit
 from simkit.embedding import Embedding
 from simkit.errors import DataError, ResourceError, UsageError
-from simkit.estimators import base, point_transport
-from simkit.estimators.base import compare, score_pairs
+from simkit.estimators import point_transport, subsamples
 from simkit.estimators.checks import check_estimator
+from simkit.estimators.comparison import compare, score_pairs
 from simkit.estimators.labelled_cloud import sampled
 from simkit.estimators.otdd import Otdd
 from simkit.registry import ESTIMATORS
@@ -475,7 +475,7 @@ def test_real_images_lie_in_their_bracket_above_their_floor(shared: Path) -> Non
 def test_halves_of_large_sets_are_not_kept_and_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = blobs(80), blobs(50, seed=1)
     kept = compare("otdd", source, target, repeats=4)
-    monkeypatch.setattr(base, "KEPT_HALVES", 0)
+    monkeypatch.setattr(subsamples, "KEPT", 0)
     made: list[int] = []
     summarize = Otdd.summarize
     monkeypatch.setattr(Otdd, "summarize", lambda self, view: (made.append(len(view)), summarize(self, view))[1])

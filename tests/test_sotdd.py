@@ -11,8 +11,9 @@ from scipy.stats import wasserstein_distance
 from simkit.embedding import Embedding
 from simkit.errors import DataError, NotEnoughData
 from simkit.estimators import sotdd
-from simkit.estimators.base import compare
+from simkit.estimators.comparison import compare
 from simkit.estimators.sotdd import Sotdd
+from simkit.transport.line import squared_line_distances
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -55,7 +56,7 @@ def test_one_dimensional_distances_of_unequal_sizes(n: int, m: int) -> None:
     x, y = np.sort(rng.normal(size=(2, n)), axis=1).astype(np.float32), np.sort(rng.normal(size=(2, m)), axis=1).astype(np.float32)
     grid = (np.arange(n * m) + 0.5) / (n * m)
     expected = [((x[j, np.floor(grid * n).astype(int)] - y[j, np.floor(grid * m).astype(int)]) ** 2).mean() for j in range(2)]
-    np.testing.assert_allclose(sotdd._squared_distances(x, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(squared_line_distances(x, y), expected, rtol=1e-5)
     assert math.sqrt(expected[0]) >= wasserstein_distance(x[0], y[0]) * (1 - 1e-5)
 
 

@@ -121,20 +121,25 @@ def _unique(names: list[str]) -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--repeats", type=click.IntRange(0), default=10, show_default=True, help="Half-samples for intervals and floors; 0: none.")
+@click.option("--size-match", default="auto", show_default=True, metavar="auto|off|N",
+              help="Images a side at which each pair is measured; auto: the smallest set among a target and its sources, for measures that depend on n.")
+@click.option("--draws", type=click.IntRange(1), default=5, show_default=True, help="Random samples of that size, over which a score is averaged.")
+@click.option("--ceiling", default="noise", show_default=True, help="Unrelated data set scored as well, to read the scale: noise, none, or a data set's name.")
 @click.option("--out", type=click.Path(), default=None, help="Also write the scores to this CSV file.")
 @click.option("--study", type=click.Path(), default=None, help="Study file whose data set names may be used.")
 @device_options
 @output_options
 def distance(
     sources: tuple[str, ...], targets: tuple[str, ...], methods: tuple[str, ...], pairs: tuple[str, ...], extractor: str,
-    extractor_pairs: tuple[str, ...], device: str, seed: int, repeats: int, out: str | None, study: str | None, batch_size: int, workers: int | None,
-    store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+    extractor_pairs: tuple[str, ...], device: str, seed: int, repeats: int, size_match: str, draws: int, ceiling: str, out: str | None, study: str | None,
+    batch_size: int, workers: int | None, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Score every SOURCE against every target: paths, samples:NAME or names of --study.
 
-    Each score comes with its number of images, a 95 % interval and the floor (the value between two halves of the target); with --json, also with
-    the evidence behind it (parts, bounds, errors).
+    Each score comes with its number of images, a 95 % interval, the floor (the value between two halves of the target), the ceiling (the value of
+    pictures of noise) and, where the measure has a test, a permutation p-value; with --json, also with the evidence behind it (parts, bounds, errors).
     """
+    from simkit.estimators.comparison import Sampling
     from simkit.pipeline.commands import scored, study_of
     from simkit.pipeline.running import method_info
     from simkit.report import scores_text
@@ -142,7 +147,8 @@ def distance(
     output = Output(json_target, quiet)
     specs = _with_settings(methods, pairs)
     chosen = {extractor: settings(extractor_pairs, "--extractor-set")}
-    made = study_of(sources, list(targets), specs, extractor=chosen, study=study, seed=seed, repeats=repeats, device=device, store=store)
+    sampling = Sampling(seed, repeats, _size_match(size_match), draws)
+    made = study_of(sources, list(targets), specs, extractor=chosen, study=study, sampling=sampling, ceiling=ceiling, device=device, store=store)
     table, unavailable, kept, details = scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=output)
     if out:
         table.to_csv(out)
@@ -158,6 +164,11 @@ def distance(
     ids = [f"{r['source']}\t{r['target']}\t{r['method']}\t{r['value']!r}" + ("" if r["converged"] else "\tnot converged") for r in table.records]
     output.result(text, value, ids)
     return output.finish([*skipped, *(f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable if u.method in named)])
+
+
+def _size_match(text: str) -> Any:
+    """auto, off, or a number of images."""
+    return int(text) if text.isdigit() else text
 
 
 def _grouped(unavailable: Any) -> list[str]:

@@ -100,7 +100,10 @@ def _run(estimator: Estimator, examples: Examples, promises: Mapping[str, Callab
     return broken
 
 
-CONTRACT = ("name", "kind", "symmetric", "higher_is_better", "view", "needs", "needs_of_source", "bounds", "pool_relative", "unit", "citation", "version")
+CONTRACT = (
+    "name", "kind", "symmetric", "higher_is_better", "view", "needs", "needs_of_source", "bounds", "pool_relative", "reads_class_names", "unit", "citation",
+    "version",
+)
 NEED = r"labels|tags|attributes(\.\w+)?"
 
 
@@ -121,7 +124,7 @@ def _declaration(cls: Any, name: str | None) -> list[tuple[str, str]]:
     for attribute, allowed in (("kind", ("distance", "transferability", "prior")), ("view", ("embedding", "card"))):
         if getattr(cls, attribute) not in allowed:
             found.append(f"{attribute} is {getattr(cls, attribute)!r}: choose one of {', '.join(allowed)}")
-    flags, needs = ("symmetric", "higher_is_better", "pool_relative"), ("needs", "needs_of_source")
+    flags, needs = ("symmetric", "higher_is_better", "pool_relative", "reads_class_names"), ("needs", "needs_of_source")
     found += [f"{flag} is {getattr(cls, flag)!r}: declare True or False" for flag in flags if not isinstance(getattr(cls, flag), bool | property)]
     for need in needs:
         if not isinstance(value := getattr(cls, need), tuple) or not all(re.fullmatch(NEED, str(what)) for what in value):

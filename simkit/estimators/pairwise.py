@@ -73,7 +73,10 @@ def points(view: Embedding, device: str = "cpu", *, unit: bool = False) -> Point
 
 
 def products(first: Points, second: Points) -> Iterator[tuple[slice, slice, Any]]:
-    """Inner products of all rows, as (rows of the first, rows of the second, tile)."""
+    """Inner products of all rows, as (rows of the first, rows of the second, tile).
+
+    Of a set with itself (the same object) only tiles on and above the diagonal, as for :func:`squared_distance_tiles`.
+    """
     exact = len(first) * len(second) <= EXACT
     xp = namespace(first.rows)
     dtype = xp.float64 if exact else xp.float32
@@ -88,6 +91,8 @@ def squared_distance_tiles(first: Points, second: Points) -> Iterator[tuple[slic
 
     |x|² + |y|² - 2 x.y of rows from which the middle of the two means was subtracted, which keeps what cancels small. In float64 up to 2^24 distances,
     else in float32 (relative to |x|² + |y|², 1e-6). Equal rows can have a distance of that size instead of 0.
+
+    Of a set with itself (the same object) only square tiles on and above the diagonal are made: the others are their transposes.
     """
     exact = len(first) * len(second) <= EXACT
     xp = namespace(first.rows)
@@ -105,8 +110,14 @@ def squared_distance_tiles(first: Points, second: Points) -> Iterator[tuple[slic
 
 
 def _tiles(first: Points, second: Points) -> Iterator[tuple[slice, slice]]:
-    """Tiles of some million entries: whole rows of the product where they fit."""
+    """Tiles of some million entries; of a set with itself, square ones on and above the diagonal."""
     entries = TILE if first.device == "cpu" else GPU_TILE
+    if first is second:
+        side = int(entries**0.5)
+        for top in range(0, len(first), side):
+            for left in range(top, len(first), side):
+                yield slice(top, min(top + side, len(first))), slice(left, min(left + side, len(first)))
+        return
     width = min(len(second), max(1024, entries // 256))
     height = max(1, entries // width)
     for top in range(0, len(first), height):

@@ -18,7 +18,8 @@ import numpy as np
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, SimkitError, UsageError
-from simkit.estimators.base import Estimator, Score, compare, score_pairs
+from simkit.estimators.base import Estimator, Score
+from simkit.estimators.comparison import Sampling, compare, score_pairs
 from simkit.estimators.examples import Examples
 from simkit.recipe import digest, rng_for
 from simkit.registry import OptionInfo, Text, build_options, options_of
@@ -54,7 +55,7 @@ class Trial:
         measure = estimator or self.estimator
         if not measure.pool_relative:
             views = {view.name: view for view in (source, target)}
-        score = score_pairs(measure, views, [(source.name, target.name)], seed=seed)[source.name, target.name]
+        score = score_pairs(measure, views, [(source.name, target.name)], sampling=Sampling(seed))[source.name, target.name]
         if isinstance(score, SimkitError):
             raise score
         return score
@@ -260,9 +261,15 @@ def _renamed(view: Any) -> Any:
 
 
 def _label_names(trial: Trial) -> None:
-    """Names and numbers of the classes do not matter, and a class without images counts for nothing."""
+    """Names and numbers of the classes do not matter, and a class without images counts for nothing.
+
+    A measure that matches classes by name keeps its value when they are renamed on both sides alike.
+    """
     before = trial.value(trial.source, trial.target)
-    for source, target in ((_renamed(trial.source), trial.target), (trial.source, _renamed(trial.target))):
+    pairs = [(_renamed(trial.source), trial.target), (trial.source, _renamed(trial.target))]
+    if trial.estimator.reads_class_names:
+        pairs = [(_renamed(trial.source), _renamed(trial.target))]
+    for source, target in pairs:
         after = trial.value(source, target)
         if not _close(before, after):
             text = f"{before!r}, after classes were renamed, renumbered and joined by one without images {after!r}"
@@ -362,6 +369,22 @@ def _pickles(trial: Trial) -> None:
         raise Broken(f"{trial.estimator!r} came back as {again!r}, with {value!r} for {score.value!r}: all state must be in the fields")
 
 
+def _p_value(trial: Trial) -> None:
+    """Where there is a p-value it lies above 0 and not above 1, is smaller for far data, and comes with the value that compare gives."""
+    far, own = trial.score(trial.examples.far, trial.target), trial.score(trial.target, trial.target)
+    if far.p is None:
+        return
+    for score in (far, own):
+        if score.p is None or not 0.0 < score.p <= 1.0:
+            raise Broken(f"p = {score.p!r}: a permutation p-value is (1 + reached) / (1 + permutations), above 0 and at most 1")
+    if own.p is not None and far.p > own.p:
+        raise Broken(f"p = {far.p!r} for '{trial.examples.far.name}', {own.p!r} for the target itself: far data must not fit the hypothesis better")
+    measure = trial.estimator.fitted(list(trial.examples.all))
+    plain = measure.compare(measure.summarize(trial.examples.far), measure.summarize(trial.target), rng_for("p-value"))
+    if not _close(plain.value, far.value):
+        raise Broken(f"tested gives {far.value!r}, compare {plain.value!r}: the p-value must belong to the same number")
+
+
 PROMISES: dict[str, Callable[[Trial], None]] = {
     "options": _options,
     "same seed": _same_seed,
@@ -377,5 +400,6 @@ PROMISES: dict[str, Callable[[Trial], None]] = {
     "bounds": _within_bounds,
     "pool": _pool,
     "pickle": _pickles,
+    "p-value": _p_value,
 }
 """What every measure promises beside its declaration and a finite value, in the order in which it is tried."""

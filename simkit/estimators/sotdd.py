@@ -14,6 +14,7 @@ from simkit.estimators.base import FeatureEstimator, Known, Score
 from simkit.estimators.point_transport import LABEL_FREE
 from simkit.recipe import rng_for
 from simkit.registry import option
+from simkit.transport.line import squared_line_distances
 
 __all__ = ["Slices", "Sotdd"]
 
@@ -125,7 +126,7 @@ class Sotdd(FeatureEstimator):
     def compare(self, source: Slices, target: Slices, rng: np.random.Generator) -> Score:
         """s-OTDD of a pair."""
         with np.errstate(over="ignore", invalid="ignore"):  # said below
-            squares = np.concatenate([_squared_distances(self._chunk(source, c), self._chunk(target, c)) for c in range(self._chunks)])
+            squares = np.concatenate([squared_line_distances(self._chunk(source, c), self._chunk(target, c)) for c in range(self._chunks)])
         mean = float(squares.mean())
         if not math.isfinite(mean):
             largest = max(float(np.abs(side.features).max()) for side in (source, target))
@@ -150,14 +151,3 @@ def _truncated_poisson(rates: np.ndarray, size: int, rng: np.random.Generator) -
     uniform = rng.random((size, len(rates)))
     first = -np.log(uniform * -np.expm1(-rates) + np.exp(-rates))
     return np.asarray(1 + rng.poisson(np.maximum(rates - first, 0.0)))
-
-
-def _squared_distances(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Squared 1-D Wasserstein distance W2² between the rows of two sorted tables (L, n) and (L, m), float64 (L,)."""
-    n, m = source.shape[1], target.shape[1]
-    if n == m:
-        return np.asarray(((source - target).astype(np.float64) ** 2).mean(1))
-    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # where either quantile function steps, in units of 1 / (n m)
-    widths = np.diff(ends, prepend=0) / (n * m)
-    gaps = (source[:, (ends - 1) // m] - target[:, (ends - 1) // n]).astype(np.float64)
-    return np.asarray((gaps**2) @ widths)

@@ -10,6 +10,7 @@ from typing import Any
 
 from simkit.dataset import Dataset, DatasetCard
 from simkit.errors import DataError, Problems, UsageError, nearest
+from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.execution import Where
 from simkit.extractors.base import Extractor
 from simkit.pipeline.planning import plan, plan_transfer
@@ -132,8 +133,8 @@ def embedded(
 def distance(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str = ("otdd",), *,
     extractor: str | Mapping[str, Any] | Extractor = "torchvision", study: Study | str | os.PathLike[str] | None = None, seed: int = 0, repeats: int = 10,
-    device: str = "auto", batch_size: int = 64, workers: int | None = None, store: str | os.PathLike[str] | None = None, strict: bool = False,
-    progress: Progress | None = None,
+    size_match: SizeMatch = "auto", draws: int = 5, ceiling: str = "noise", device: str = "auto", batch_size: int = 64, workers: int | None = None,
+    store: str | os.PathLike[str] | None = None, strict: bool = False, progress: Progress | None = None,
 ) -> ScoreTable:
     """Scores of every source-target pair by every method.
 
@@ -145,12 +146,17 @@ def distance(
         study: a study file whose data set names may be used.
         seed: of every random choice.
         repeats: half-samples for intervals and floors; 0: none, else at least 3.
+        size_match: images a side at which every pair is measured; "auto": for measures that depend on the sample sizes, the smallest data set among a
+            target and its sources; "off": all images.
+        draws: random samples of that size, over which a score is averaged.
+        ceiling: unrelated data set that is scored against each target as well: "noise", "none", or one of the data sets.
         device, batch_size, workers, store, strict, progress: as for :func:`embed`.
 
     Returns:
         ScoreTable: one row per (source, target, method); ``.frame`` is a pandas DataFrame.
     """
-    made = study_of(sources, targets, methods, extractor=extractor, study=study, seed=seed, repeats=repeats, device=device, store=store)
+    made = study_of(sources, targets, methods, extractor=extractor, study=study, sampling=Sampling(seed, repeats, size_match, draws), ceiling=ceiling,
+                    device=device, store=store)
     return scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=progress)[0]
 
 
@@ -167,12 +173,10 @@ def scored(
 
 def study_of(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str, *,
-    extractor: str | Mapping[str, Any] | Extractor, study: Study | str | os.PathLike[str] | None, seed: int, repeats: int, device: str,
+    extractor: str | Mapping[str, Any] | Extractor, study: Study | str | os.PathLike[str] | None, sampling: Sampling, ceiling: str, device: str,
     store: str | os.PathLike[str] | None,
 ) -> Study:
     """A study made of paths or names instead of a file. Two data sets of one name are refused."""
-    if repeats in (1, 2) or repeats < 0:
-        raise UsageError("SK102", "repeats", f"{repeats} half-samples give no interval", "give 0 (no interval) or at least 3")
     many: list[DataLike] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     read = study if isinstance(study, Study) or study is None else read_study(study)
     specs: dict[str, DatasetSpec] = {}
@@ -190,6 +194,8 @@ def study_of(
             specs.setdefault(spec.name, _rooted(spec, base))
             origin.setdefault(spec.name, key)
             names[role].append(spec.name)
+    if ceiling not in ("noise", "none", *specs):
+        problems.add("SK101", "ceiling", f"'{ceiling}' is not one of the data sets{nearest(ceiling, specs)}", f"give noise, none, or one of {', '.join(specs)}")
     problems.raise_if_any(UsageError)
     listed = [methods] if isinstance(methods, str) else list(methods)
     built = [ESTIMATORS.build(m, "methods") for m in listed if m != "all"]
@@ -198,8 +204,8 @@ def study_of(
     return Study(
         name="distance", base=Path.cwd(), datasets=specs, sources=tuple(names["sources"]), targets=tuple(names["targets"]),
         extractor=extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor, "extractor"),  # the plan checks it where it is needed
-        methods=tuple(built), all_methods="all" in listed, seed=seed, repeats=repeats, device=device,
-        store=None if store is None else Path(store),
+        methods=tuple(built), all_methods="all" in listed, seed=sampling.seed, repeats=sampling.repeats,
+        size_match=sampling.size_match, draws=sampling.draws, ceiling=ceiling, device=device, store=None if store is None else Path(store),
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from simkit.dataset import Dataset
 from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, SimkitError, UsageError
+from simkit.estimators.comparison import Sampling
 from simkit.extractors.base import extract
-from simkit.pipeline.scoring import score_key, view_digest_of
+from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
 from simkit.pipeline.stages import missing_images, stored_card, strictly
+from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.study import Study, load_datasets
@@ -127,6 +129,8 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
         study.extractor.check()
     used = [name for name in study.datasets if name in {*study.sources, *study.targets}]
     datasets = load_datasets(study, used)
+    if (unrelated := study.unrelated) is not None and unrelated.name not in datasets:
+        datasets[unrelated.name] = unrelated.load(study.base)
     if strict:
         _all_strict(datasets)
     if not study.pairs:
@@ -213,13 +217,16 @@ def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any,
 
 
 def _check_sizes(methods: tuple[Any, ...], study: Study, datasets: Mapping[str, Dataset]) -> None:
-    """Refuses what no machine would finish (more images than a solver takes) before an image is embedded."""
+    """Refuses what no machine would finish (more images than a solver takes), and sizes that the data do not have, before an image is embedded."""
     problems = Problems()
+    counts = {name: len(dataset) for name, dataset in datasets.items()}
     for method in methods:
+        sizes = common_sizes(method, study.pairs, counts, study.sampling, where=f"{study.name}: size_match")
         for source, target in study.pairs:
             try:
                 if method.view == "embedding":
-                    method.settled(len(datasets[source]), len(datasets[target]))
+                    size = sizes.get(target)
+                    method.settled(*(min(len(datasets[name]), size or len(datasets[name])) for name in (source, target)))
             except ResourceError as error:
                 for problem in error.problems:
                     problems.add(problem.code, f"methods: {method.name}, {source} -> {target}", problem.message, problem.fix)
@@ -267,17 +274,20 @@ def _probe(study: Study, datasets: Mapping[str, Dataset], todo: Mapping[str, lis
     return (time.monotonic() - started) / len(batch)
 
 
-def _score_seconds(method: Any, pairs: list[tuple[str, str]], datasets: Mapping[str, Dataset], todo: int, repeats: int) -> float | None:
+def _score_seconds(
+    method: Any, pairs: list[tuple[str, str]], datasets: Mapping[str, Dataset], todo: int, sampling: Sampling, sizes: Mapping[str, int | None],
+) -> float | None:
     """Estimated seconds of the pairs that are left, half-samples included; None where the measure does not know."""
     if not todo or method.view == "card":  # measures of cards take milliseconds
         return 0.001 * todo
-    sizes = [(len(datasets[source]), len(datasets[target])) for source, target in pairs]
     seconds = 0.0
-    for n, m in sizes:
-        whole, half = method.seconds(n, m), method.seconds(n // 2 or 1, m // 2 or 1)
+    for source, target in pairs:
+        n, m = len(datasets[source]), len(datasets[target])
+        size = sizes.get(target) or max(n, m)
+        whole, half = method.seconds(min(n, size), min(m, size)), method.seconds(min(n // 2 or 1, size), min(m // 2 or 1, size))
         if whole is None or half is None:
             return None
-        seconds += whole + 4 * repeats * half
+        seconds += whole * (sampling.draws if max(n, m) > size else 1) + 4 * sampling.repeats * half
     return seconds * todo / len(pairs)
 
 
@@ -287,10 +297,16 @@ def _score_steps(
     steps = []
     cannot = {(u.method, u.source, u.target) for u in impossible}
     extractor = store.shelf(study.extractor.recipe()).digest
+    counts = {name: len(dataset) for name, dataset in datasets.items()}
+    unrelated = study.unrelated
+    ceiling = digest(["embedding", datasets[unrelated.name].fingerprint, extractor]) if unrelated else ""
     for method in methods:
         digests = {name: view_digest_of(method, dataset, extractor) for name, dataset in datasets.items()}
         pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
-        stored = sum(store.load_json("score", score_key(method, digests, *p, seed=study.seed, repeats=study.repeats)) is not None for p in pairs)
-        steps.append(Step("score", method.name, len(pairs), stored, "pairs", _score_seconds(method, pairs, datasets, len(pairs) - stored, study.repeats)))
+        sizes = common_sizes(method, pairs, counts, study.sampling)
+        keys = [score_key(method, digests, *pair, sampling=study.sampling, size=sizes.get(pair[1]), ceiling=ceiling) for pair in pairs]
+        stored = sum(store.load_json("score", key) is not None for key in keys)
+        seconds = _score_seconds(method, pairs, datasets, len(pairs) - stored, study.sampling, sizes)
+        steps.append(Step("score", method.name, len(pairs), stored, "pairs", seconds))
     return steps
 

@@ -165,7 +165,14 @@ def score_study(
     cannot = {(u.method, u.source, u.target) for u in made.impossible}
     pairs = {m.name: [pair for pair in study.pairs if (m.name, *pair) not in cannot] for m in made.methods}
     digests = {(m.name, name): view_digest_of(m, kept[name], extractor) for m in made.methods for name in {n for pair in pairs[m.name] for n in pair}}
-    scores, refused = score_all(made.methods, views, digests, pairs, store, seed=study.seed, repeats=study.repeats, progress=progress)
+    unrelated = study.unrelated
+    ceiling = None
+    if unrelated is not None:
+        ceiling = views["embedding"][unrelated.name], digest(["embedding", kept[unrelated.name].fingerprint, extractor])
+        if unrelated.name not in {*study.sources, *study.targets}:
+            for found in (views["embedding"], views["card"], cards, kept):
+                del found[unrelated.name]
+    scores, refused = score_all(made.methods, views, digests, pairs, store, sampling=study.sampling, ceiling=ceiling, progress=progress)
     fresh = sum(not s.stored for s in scores)
     progress.say(f"{len(scores)} scores of {len(made.methods)} methods ({fresh} computed, {len(scores) - fresh} found in the store)")
     return cards, kept, embedded, scores, refused
@@ -188,6 +195,7 @@ def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor:
         records.append({
             "source": s.source, "target": s.target, "method": s.estimator.name, "value": s.score.value,
             "higher_is_better": s.estimator.higher_is_better, "kind": s.estimator.kind, "lower": lower, "upper": upper, "floor": s.score.floor,
+            "ceiling": s.score.ceiling, "p": s.score.p, "matched": s.score.matched,
             "n_source": len(kept[s.source]), "n_target": len(kept[s.target]), "converged": s.score.converged, "flags": "; ".join(flags),
             "extractor": extractor if s.estimator.view == "embedding" else "",
         })
@@ -266,6 +274,7 @@ def provenance(made: Plan) -> dict[str, Any]:
     return {
         "simkit": simkit.__version__, "python": platform.python_version(), "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": made.device, "platform": f"{platform.system()} {platform.machine()}", "seed": study.seed, "half-samples": study.repeats,
+        "size match": study.size_match, "draws": study.draws, "ceiling": study.ceiling,
         "extractor": study.extractor.recipe(), "methods": [m.recipe() for m in made.methods],
         "finetune": describe(study.protocol) if study.protocol else None,
         "data sets": {name: dataset.fingerprint for name, dataset in made.datasets.items()}, "study file": study.text,
@@ -282,7 +291,8 @@ def study_config(study: Study) -> dict[str, Any]:
         name: component(spec.source) | {"tags": list(spec.tags), "attributes": dict(spec.attributes)} for name, spec in study.datasets.items()
     }
     top: dict[str, Any] = {
-        "study": study.name, "seed": study.seed, "repeats": study.repeats, "device": study.device, "targets": list(study.targets),
+        "study": study.name, "seed": study.seed, "repeats": study.repeats, "size_match": study.size_match,
+        "draws": study.draws, "ceiling": study.ceiling, "device": study.device, "targets": list(study.targets),
         "sources": list(study.sources), "transfer": None if study.transfer is None else str(study.transfer), "extractor": component(study.extractor),
         "methods": [component(m) for m in study.methods], "correlate": {k: v for k, v in describe(study.correlate).items() if k not in ("type", "version")},
     }

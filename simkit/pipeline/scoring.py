@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from simkit.dataset import Dataset
+from simkit.embedding import Embedding
 from simkit.errors import DataError, NotEnoughData, SimkitError
-from simkit.estimators.base import UNCERTAINTY_VERSION, Estimator, Score, Summaries, score_pairs
+from simkit.estimators.base import Estimator, Score
+from simkit.estimators.comparison import Sampling, Summaries, common_size, score_pairs
+from simkit.estimators.uncertainty import UNCERTAINTY_VERSION
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.stages import CARD_VERSION, cores
 from simkit.recipe import digest
@@ -19,7 +22,7 @@ from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.transport.interruption import stopped
 
-__all__ = ["PairScore", "score_all", "score_key", "view_digest_of"]
+__all__ = ["PairScore", "common_sizes", "score_all", "score_key", "view_digest_of"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,39 @@ def view_digest_of(estimator: Estimator, dataset: Dataset, extractor: str) -> st
     return digest(["card", CARD_VERSION, dataset.fingerprint, dataset.tags, dataset.attributes])
 
 
-def score_key(estimator: Estimator, views: Mapping[str, str], source: str, target: str, *, seed: int, repeats: int) -> str:
-    """Recipe digest of a score. The names are part of it because they name the random numbers."""
-    recipe = {"method": estimator.recipe(), "source": [source, views[source]], "target": [target, views[target]], "seed": seed}
+def common_sizes(
+    estimator: Estimator, pairs: Sequence[tuple[str, str]], counts: Mapping[str, int], sampling: Sampling, *, where: str = "",
+) -> dict[str, int | None]:
+    """Target -> images a side at which its pairs are measured; None: all.
+
+    Raises:
+        UsageError: a data set has fewer images than the study asks for.
+    """
+    members: dict[str, set[str]] = {}
+    for source, target in pairs:
+        members.setdefault(target, {target}).add(source)
+    return {target: common_size(estimator, {name: counts[name] for name in names}, sampling.size_match, where=where) for target, names in members.items()}
+
+
+def score_key(
+    estimator: Estimator, views: Mapping[str, str], source: str, target: str, *, sampling: Sampling, size: int | None = None, ceiling: str = "",
+) -> str:
+    """Recipe digest of a score. The names are part of it because they name the random numbers.
+
+    Args:
+        estimator: the measure.
+        views: data set -> digest of its view.
+        source: name.
+        target: name.
+        sampling: seed, half-samples, draws.
+        size: images a side at which the pair is measured.
+        ceiling: digest of the unrelated data set's view.
+    """
+    recipe = {"method": estimator.recipe(), "source": [source, views[source]], "target": [target, views[target]], "seed": sampling.seed}
     if estimator.view == "embedding":
-        recipe["repeats"] = [repeats, UNCERTAINTY_VERSION]
+        recipe["sampling"] = [sampling.repeats, UNCERTAINTY_VERSION, *((size, sampling.draws) if size else ())]
+        if sampling.repeats and estimator.kind == "distance":
+            recipe["ceiling"] = ceiling
     if estimator.pool_relative:
         recipe["pool"] = sorted(views.values())
     return digest(recipe)
@@ -55,7 +86,7 @@ def score_key(estimator: Estimator, views: Mapping[str, str], source: str, targe
 
 def score_all(
     methods: Sequence[Estimator], views: Mapping[str, Mapping[str, Any]], digests: Mapping[tuple[str, str], str],
-    pairs: Mapping[str, Sequence[tuple[str, str]]], store: Store, *, seed: int, repeats: int, progress: Progress,
+    pairs: Mapping[str, Sequence[tuple[str, str]]], store: Store, *, sampling: Sampling, ceiling: tuple[Embedding, str] | None, progress: Progress,
 ) -> tuple[list[PairScore], list[Unavailable]]:
     """Scores of all pairs by all measures: from the store where they are, else computed, and stored pair by pair.
 
@@ -68,16 +99,20 @@ def score_all(
         digests: (method, data set) -> digest of the view.
         pairs: method -> the pairs it can have.
         store: where scores are kept.
-        seed: of every random choice.
-        repeats: half-samples for interval and floor.
+        sampling: seed, half-samples, common sizes.
+        ceiling: embedding of the unrelated data set, and its digest.
         progress: told what happens.
     """
     found: dict[tuple[str, str, str], Score | SimkitError] = {}
     keys: dict[tuple[str, str, str], str] = {}
+    sizes: dict[str, dict[str, int | None]] = {}
     for method in methods:
+        counts = {name: len(view) for name, view in views[method.view].items()} if method.view == "embedding" else {}
+        sizes[method.name] = common_sizes(method, pairs[method.name], counts, sampling) if counts else {}
         known = {name: digests[method.name, name] for name in views[method.view] if (method.name, name) in digests}
         for pair in pairs[method.name]:
-            key = keys[method.name, *pair] = score_key(method, known, *pair, seed=seed, repeats=repeats)
+            size = sizes[method.name].get(pair[1])
+            key = keys[method.name, *pair] = score_key(method, known, *pair, sampling=sampling, size=size, ceiling=ceiling[1] if ceiling else "")
             value = store.load_json("score", key)
             if value is not None:
                 found[method.name, *pair] = _score_from(value)
@@ -92,7 +127,8 @@ def score_all(
             done(1)
 
         pools = {m.name: {n: v for n, v in views[m.view].items() if (m.name, n) in digests} for m in methods}
-        _in_threads(tasks, {m.name: Summaries(m, pools[m.name]) for m in methods}, seed=seed, repeats=repeats, keep=keep)
+        summaries = {m.name: Summaries(m, pools[m.name]) for m in methods}
+        _in_threads(tasks, summaries, sampling=sampling, sizes=sizes, ceiling=ceiling[0] if ceiling else None, keep=keep)
     for result in found.values():
         if isinstance(result, SimkitError) and not isinstance(result, (NotEnoughData, DataError)):
             raise result
@@ -121,8 +157,8 @@ def _tasks(methods: Sequence[Estimator], pairs: Mapping[str, Sequence[tuple[str,
 
 
 def _in_threads(
-    tasks: Sequence[Task], summaries: Mapping[str, Summaries], *, seed: int, repeats: int,
-    keep: Callable[[Estimator, tuple[str, str], Score | SimkitError], None],
+    tasks: Sequence[Task], summaries: Mapping[str, Summaries], *, sampling: Sampling, sizes: Mapping[str, Mapping[str, int | None]],
+    ceiling: Embedding | None, keep: Callable[[Estimator, tuple[str, str], Score | SimkitError], None],
 ) -> None:
     from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -138,7 +174,8 @@ def _in_threads(
     def work(task: Task) -> None:
         method, pairs = task
         shared = summaries[method.name]
-        score_pairs(method, shared.views, pairs, seed=seed, repeats=repeats, each=lambda pair, result: keep(method, pair, result), summaries=shared)
+        score_pairs(method, shared.views, pairs, sampling=sampling, sizes=sizes[method.name], ceiling=ceiling,
+                    each=lambda pair, result: keep(method, pair, result), summaries=shared)
 
     def limit() -> None:
         if torch:
@@ -161,4 +198,5 @@ def _in_threads(
 
 def _score_from(value: Mapping[str, Any]) -> Score:
     interval = value["interval"]
-    return Score(value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"], tuple(value["flags"]))
+    return Score(value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"], value["ceiling"], value["p"],
+                 value["matched"], tuple(value["flags"]))

@@ -89,6 +89,9 @@ class ScoreCell:
     rank: int
     of: int
     equal: int = 0
+    ceiling: float | None = None
+    p: float | None = None
+    matched: int | None = None
 
     @property
     def average_rank(self) -> float:
@@ -107,8 +110,9 @@ class ScoreCell:
 
     @property
     def text(self) -> str:
-        """``12.34 [11.20, 13.50]``: value and interval to the same digits."""
-        return " ".join(part for part in (number(self.value), interval_text(self.interval)) if part)
+        """``12.34 [11.20, 13.50] p 0.012``: value and interval to the same digits, and the p-value where there is one."""
+        test = "" if self.p is None else f"p {p_text(self.p)}"
+        return " ".join(part for part in (number(self.value), interval_text(self.interval), test) if part)
 
 
 def number(value: float) -> str:
@@ -172,6 +176,7 @@ def score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
                 interval=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
                 floor=record.get("floor"), n_source=record.get("n_source"), n_target=record.get("n_target"),
                 converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records), equal=equal,
+                ceiling=record.get("ceiling"), p=record.get("p"), matched=record.get("matched"),
             )
     return cells
 

@@ -166,12 +166,15 @@ def transfer_table(content: Content) -> PageTable | None:
 
 def scores_table(content: Content) -> PageTable:
     """Every score with interval, floor, n, rank, convergence and flags."""
-    columns = [("measure", False), ("source", False), ("target", False), ("value", True), ("95 % interval", False), ("floor", True), ("n source", True),
-               ("n target", True), ("rank", True), ("solver", False), ("flags", False)]
-    rows = [[_text(c.method), _text(c.source), _text(c.target), _number(c.value), _text(interval_text(c.interval)), _number(c.floor), _number(c.n_source),
-             _number(c.n_target), PageCell(c.rank_text, c.average_rank), _text("converged" if c.converged else "not converged"), _text("; ".join(c.flags))]
+    columns = [("measure", False), ("source", False), ("target", False), ("value", True), ("95 % interval", False), ("floor", True), ("ceiling", True),
+               ("p", True), ("n source", True), ("n target", True), ("measured at n", True), ("rank", True), ("solver", False), ("flags", False)]
+    rows = [[_text(c.method), _text(c.source), _text(c.target), _number(c.value), _text(interval_text(c.interval)), _number(c.floor), _number(c.ceiling),
+             PageCell(p_text(c.p), c.p), _number(c.n_source), _number(c.n_target), _number(c.matched) if c.matched else _text("all"),
+             PageCell(c.rank_text, c.average_rank), _text("converged" if c.converged else "not converged"), _text("; ".join(c.flags))]
             for c in score_cells(content).values()]
-    caption = "Every score; the floor is the value between two halves of the target, and the flags say which sources cannot be told from the target"
+    caption = ("Every score; floor: the value between two halves of the target; ceiling: the value of pictures of noise (or of the data set that the study "
+               "names); p: permutation test of equal distributions; measured at n: images a side to which both sets were cut, mean over random "
+               "samples; the flags say which sources cannot be told from the target")
     return _table("scores", caption, columns, rows, content.scores.to_csv())
 
 

@@ -37,6 +37,9 @@ __all__ = ["cards_text", "ranking_text", "scores_text", "summary_text"]
 UNCONVERGED = "!"
 BEST = "*"
 
+SCALES = {"floor": "floor", "ceiling": "ceiling", "matched": "images a side"}
+"""Rows below the sources: field of a cell, and its name."""
+
 MOST_WARNINGS = 6
 MOST_NAMES = 6
 """Warnings in a summary, and measures that one of them names; the page has all."""
@@ -84,7 +87,8 @@ def scores_text(scores: ScoreTable, width: int = 80, *, methods: Sequence[Method
 
     The best value of a measure has a ``*``, one whose solver did not converge a ``!``; numbers in brackets behind the interval point to
     the flags below. The row "floor" is the value between two halves of the target, at half its size; whether a source can be told from a
-    second sample of the target is decided at that size and said by a flag.
+    second sample of the target is decided at that size and said by a flag. "ceiling" is the value of an unrelated data set, "images a side" the
+    common size at which the pairs were measured.
 
     Args:
         scores: the table.
@@ -111,9 +115,9 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
     sources = list(dict.fromkeys(cell.source for cell in cells))
     methods = [name for name in infos if any(cell.method == name for cell in cells)]
     sizes = {source: _range(cell.n_source for cell in cells if cell.source == source) for source in sources}
-    floors = any(cell.floor is not None for cell in cells)
-    filled = {method: _score_column([cell for cell in cells if cell.method == method], sources, floors, notes) for method in methods}
-    names = [*sources, *(["floor"] if floors else [])]
+    scales = [name for name in SCALES if any(getattr(cell, name) is not None for cell in cells)]
+    filled = {method: _score_column([cell for cell in cells if cell.method == method], sources, scales, notes) for method in methods}
+    names = [*sources, *(SCALES[name] for name in scales)]
     room = max(width, NARROWEST) - min(max(text_width(name) for name in names), LEAST) - max(5, *(len(size) for size in sizes.values())) - len(GAP)
     blocks = []
     for block in _blocks(methods, filled, room):
@@ -124,7 +128,13 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
     size = _range(cell.n_target for cell in cells)
     units = "; ".join(f"{name} in {infos[name].unit}" for name in methods if infos[name].unit)
     legends = [f"{BEST} best of the target; {UNCONVERGED} the solver did not converge: do not trust the value"]
-    if floors:
+    if "matched" in scales:
+        legends.append("images a side: both sets were cut to so many images, mean over random samples, because the measure depends on the sample size")
+    if any(cell.p is not None for cell in cells):
+        legends.append("p: permutation test of equal distributions; with many images it is small for any pair: read the value first")
+    if "ceiling" in scales:
+        legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named)")
+    if "floor" in scales:
         legends.append("floor: the value between two halves of the target, at half its size. It is held against half-samples of each pair, not against the "
                        "values above it: the flag \"not distinguishable from the target\" is what counts")
     legends += [f"units: {units}"] if units else []
@@ -132,7 +142,7 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
     return "\n".join([title, "\n\n".join(blocks), *(paragraph(line, width, indent="    ", first="  ") for line in legends), *notes.lines(width)])
 
 
-def _score_column(cells: Sequence[ScoreCell], sources: Sequence[str], floors: bool, notes: _Notes) -> list[str]:
+def _score_column(cells: Sequence[ScoreCell], sources: Sequence[str], scales: Sequence[str], notes: _Notes) -> list[str]:
     by_source = {cell.source: cell for cell in cells}
     column: list[tuple[str, str]] = []
     for source in sources:
@@ -142,8 +152,8 @@ def _score_column(cells: Sequence[ScoreCell], sources: Sequence[str], floors: bo
             continue
         best = BEST if cell.rank == 1 and cell.of > 1 and not cell.constant else ""
         column.append((cell.text, best + ("" if cell.converged else UNCONVERGED) + notes.mark(cell.flags)))
-    if floors:
-        values = sorted({cell.floor for cell in cells if cell.floor is not None})
+    for name in scales:
+        values = sorted({getattr(cell, name) for cell in cells if getattr(cell, name) is not None})
         column.append(("" if not values else " to ".join(dict.fromkeys(number(value) for value in (values[0], values[-1]))), ""))
     return _aligned(column)
 

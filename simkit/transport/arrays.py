@@ -14,7 +14,7 @@ import numpy as np
 from simkit.device import resolve_device
 from simkit.errors import UsageError
 
-__all__ = ["device_of", "eigh", "eigvalsh", "namespace", "numpy_of", "placed", "singular_values"]
+__all__ = ["beside", "device_of", "eigh", "eigvalsh", "namespace", "numpy_of", "placed", "singular_values"]
 
 
 def device_of(name: str, *, where: str = "device") -> str:
@@ -42,6 +42,15 @@ def placed(array: np.ndarray, device: str) -> Any:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
+def beside(array: np.ndarray, other: Any) -> Any:
+    """The array in the library and on the device of another one."""
+    if isinstance(other, np.ndarray):
+        return array
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(other.device)
+
+
 def numpy_of(array: Any) -> np.ndarray:
     """The array in numpy, wherever it was."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.detach().cpu().numpy())
@@ -60,22 +69,20 @@ def eigvalsh(matrix: Any) -> np.ndarray:
 
     try:
         return numpy_of(torch.linalg.eigvalsh(matrix))
-    except torch.linalg.LinAlgError:  # cuSOLVER gives up on some singular matrices that LAPACK solves
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # cuSOLVER gives up on some singular matrices that LAPACK solves
         return np.asarray(np.linalg.eigvalsh(numpy_of(matrix)))
 
 
 def eigh(matrix: Any) -> tuple[Any, Any]:
     """Eigenvalues (ascending) and eigenvectors of a symmetric matrix, where the matrix is; again on the CPU where a GPU's solver fails."""
     if isinstance(matrix, np.ndarray):
-        values, vectors = np.linalg.eigh(matrix)
-        return values, vectors
+        return tuple(np.linalg.eigh(matrix))  # type: ignore[return-value]
     import torch
 
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
-        found = np.linalg.eigh(numpy_of(matrix))
-        values, vectors = (torch.from_numpy(one).to(matrix.device) for one in found)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        return tuple(torch.from_numpy(one).to(matrix.device) for one in np.linalg.eigh(numpy_of(matrix)))  # type: ignore[return-value]
     return values, vectors
 
 
@@ -87,5 +94,5 @@ def singular_values(matrix: Any) -> np.ndarray:
 
     try:
         return numpy_of(torch.linalg.svdvals(matrix))
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return np.asarray(np.linalg.svd(numpy_of(matrix), compute_uv=False))

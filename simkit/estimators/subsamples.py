@@ -1,0 +1,172 @@
+"""Random parts of a data set, without replacement: halves, and samples of a given size; whole groups where groups exist.
+
+A sample with replacement (the bootstrap) holds rows twice, which distances between point sets, neighbours and kernels take for nearness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from simkit.embedding import Embedding
+from simkit.errors import NotEnoughData
+from simkit.estimators.base import Estimator
+from simkit.recipe import rng_for
+
+__all__ = ["Subsamples", "halves", "named_rng", "sampled", "shortened"]
+
+
+def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedding]:
+    """A random split in two: whole groups where groups exist, else half of each class (classes of odd size alternate sides).
+
+    Raises:
+        NotEnoughData: for fewer than four rows or two groups.
+    """
+    if view.groups:
+        names, members = np.unique(view.groups, return_inverse=True)
+        if len(names) < 2:
+            raise NotEnoughData("SK501", view.name, "1 group cannot be split in two halves", "an interval needs at least two groups (patients)")
+        sizes = np.bincount(members, minlength=len(names))
+        side, filled = np.zeros(len(names), dtype=int), [0, 0]
+        for g in rng.permutation(len(names)):
+            side[g] = int(filled[1] < filled[0])
+            filled[side[g]] += sizes[g]
+        mask = side[members] == 0
+    else:
+        if len(view) < 4:
+            raise NotEnoughData("SK501", view.name, f"{len(view)} images cannot be split in two halves", "an interval needs at least four images")
+        order = view.by_content[rng.permutation(len(view))]
+        if view.labels is not None:
+            order = order[np.argsort(view.labels[order], kind="stable")]
+        mask = np.zeros(len(view), dtype=bool)
+        mask[order[int(rng.integers(2)) :: 2]] = True
+    return view.take(np.flatnonzero(mask)), view.take(np.flatnonzero(~mask))
+
+
+def shortened(view: Embedding, size: int, rng: np.random.Generator) -> Embedding:
+    """At most ``size`` random rows: whole groups where groups exist (at least one), else each class in proportion."""
+    if len(view) <= size:
+        return view
+    if view.groups:
+        names, members = np.unique(view.groups, return_inverse=True)
+        sizes = np.bincount(members, minlength=len(names))
+        taken: list[int] = []
+        total = 0
+        for g in rng.permutation(len(names)):
+            if not taken or total + sizes[g] <= size:
+                taken.append(g)
+                total += int(sizes[g])
+        return view.take(np.flatnonzero(np.isin(members, taken)))
+    labels = np.zeros(len(view), dtype=np.int64) if view.labels is None else np.unique(view.labels, return_inverse=True)[1]
+    order = view.by_content
+    return view.take(np.sort(order[sampled(labels[order], size, rng)]))
+
+
+def sampled(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of a random sample of ``size`` rows in which the classes keep their shares (rounded; each keeps an image where ``size`` allows it)."""
+    counts = np.bincount(labels)
+    exact = counts * (size / len(labels))
+    least = 1 if size >= (counts > 0).sum() else 0
+    quota = np.minimum(counts, np.maximum(np.floor(exact), least)).astype(int)
+    for k in np.argsort(quota - exact, kind="stable"):  # those that lost most by rounding first
+        if quota.sum() < size and quota[k] < counts[k]:
+            quota[k] += 1
+    while quota.sum() > size:
+        quota[np.argmax(np.where(quota > least, quota - exact, -np.inf))] -= 1
+    drawn = rng.permutation(len(labels))
+    return np.sort(np.concatenate([drawn[labels[drawn] == k][:q] for k, q in enumerate(quota)]))
+
+
+def named_rng(estimator: Estimator, source: str, target: str, seed: int, *what: object) -> np.random.Generator:
+    """The random numbers of one comparison: named by what is compared, in both orders alike where the measure is symmetric."""
+    names = sorted([source, target]) if estimator.symmetric else [source, target]
+    return rng_for(seed, *names, estimator.name, *what)
+
+
+KEPT = 2**30
+"""Bytes of features in all parts of a data set up to which their summaries are kept for its next pair."""
+
+
+class Subsamples:
+    """Random parts of a data set, with their summaries by one measure: made once, used for every pair (unless they would take too much memory: then
+    made once a pair).
+
+    Args:
+        estimator: the measure.
+        view: the embedding.
+        seed: of the study; the parts depend on it, on the data set's name and on the content of its rows, not on their order.
+        repeats: number of splits in halves.
+        draws: number of samples of a given size.
+    """
+
+    def __init__(self, estimator: Estimator, view: Embedding, *, seed: int, repeats: int, draws: int):
+        self.estimator, self.view, self.seed, self.repeats, self.draws = estimator, view, seed, repeats, draws
+        self._kept: dict[tuple[str, int], list[Any]] = {}
+
+    @cached_property
+    def _halves(self) -> list[tuple[Embedding, Embedding]]:
+        return list(self._made_halves())
+
+    def _made_halves(self) -> Iterator[tuple[Embedding, Embedding]]:
+        for repeat in range(self.repeats):
+            yield halves(self.view, rng_for("halves", self.seed, self.view.name, repeat))
+
+    @property
+    def _large(self) -> bool:
+        return 2 * self.repeats * self.view.features.nbytes > KEPT
+
+    @cached_property
+    def half_sizes(self) -> list[int]:
+        """Images in each half."""
+        return [len(half) for split in (self._made_halves() if self._large else self._halves) for half in split]
+
+    def halved(self, size: int) -> Iterable[tuple[Any, Any]]:
+        """Summaries of both halves of each split, cut to at most ``size`` images each."""
+        least = max(self.half_sizes)
+        return self._made_or_kept("halves", min(size, least), self._made_halved)
+
+    def _made_halved(self, size: int) -> Iterator[tuple[Any, Any]]:
+        for repeat, split in enumerate(self._made_halves() if self._large else self._halves):
+            parts = (shortened(half, size, rng_for("cut", self.seed, self.view.name, repeat, side)) for side, half in enumerate(split))
+            one, other = (self.estimator.summarize(part) for part in parts)
+            yield one, other
+
+    def drawn(self, size: int) -> Iterable[Any]:
+        """Summaries of samples of ``size`` images."""
+        return self._made_or_kept("draws", size, self._made_drawn)
+
+    def drawn_views(self, size: int) -> Iterator[Embedding]:
+        """The samples of ``size`` images themselves."""
+        for draw in range(self.draws if size < len(self.view) else 1):
+            yield shortened(self.view, size, rng_for("size match", self.seed, self.view.name, size, draw))
+
+    def _made_drawn(self, size: int) -> Iterator[Any]:
+        for part in self.drawn_views(size):
+            yield self.estimator.summarize(part)
+
+    def _made_or_kept(self, what: str, size: int, make: Callable[[int], Iterator[Any]]) -> Iterable[Any]:
+        parts = 2 * self.repeats if what == "halves" else self.draws
+        if parts * size * self.view.dimension * 4 > KEPT:
+            return make(size)
+        if (what, size) not in self._kept:
+            old = [key for key in self._kept if key[0] == what]
+            for key in old[:-1]:  # two sizes of a kind are kept: summaries can be large
+                del self._kept[key]
+            self._kept[what, size] = list(make(size))
+        return self._kept[what, size]
+
+    @cached_property
+    def _floors(self) -> dict[int, list[float]]:
+        return {}
+
+    def floors(self, size: int) -> list[float]:
+        """The measure between the two halves of each split, cut to at most ``size`` images each."""
+        size = min(size, max(self.half_sizes))
+        if size not in self._floors:
+            name = self.view.name
+            rngs = [named_rng(self.estimator, name, name, self.seed, repeat + 1) for repeat in range(self.repeats)]
+            self._floors[size] = [self.estimator.compare(other, one, rng).value for (one, other), rng in zip(self.halved(size), rngs, strict=True)]
+        return self._floors[size]
