@@ -24,6 +24,14 @@ def row_digests(features: np.ndarray) -> np.ndarray:
     return np.array([hashlib.blake2b(row.data, digest_size=16).digest() for row in rows], dtype="S16")
 
 
+def _array(thing: Any) -> np.ndarray:
+    """An array in numpy; a tensor of torch is detached, taken from its device, and its half precision (which numpy may not have) made single."""
+    if hasattr(thing, "detach") and hasattr(thing, "cpu"):
+        thing = thing.detach().cpu()
+        thing = thing.float() if thing.is_floating_point() and thing.element_size() < 4 else thing
+    return np.asarray(thing)
+
+
 def content_order(features: np.ndarray) -> tuple[np.ndarray, str]:
     """An order of the rows that depends on their content only, and the digest of the rows in that order.
 
@@ -88,23 +96,23 @@ class Embedding:
     def of(cls, thing: Any, name: str = "array") -> Embedding:
         """An Embedding from an Embedding, an array (n, d), or a pair (array, labels); labels may be of any kind.
 
-        float64 input is rounded to float32, as features are stored.
+        Tensors of torch are taken from whatever device they are on. float64 input is rounded to float32, as features are stored.
         """
         if isinstance(thing, Embedding):
             return thing
         if isinstance(thing, tuple) and len(thing) == 2 and thing[1] is None:
-            return cls(np.asarray(thing[0]), name=name)
-        if isinstance(thing, tuple) and len(thing) == 2 and isinstance(thing[0], np.ndarray) and thing[0].ndim != 2:
+            return cls(_array(thing[0]), name=name)
+        if isinstance(thing, tuple) and len(thing) == 2 and hasattr(thing[0], "ndim") and thing[0].ndim != 2:
             raise DataError("SK202", name, f"features have shape {thing[0].shape}, wanted (n, d)", "give one row an image: reshape(-1, 1) for one feature")
         if isinstance(thing, (tuple, list)) and len(thing) == 2 and np.ndim(thing[0]) == 2:
-            features, raw = np.asarray(thing[0]), np.asarray(thing[1])
+            features, raw = _array(thing[0]), _array(thing[1])
             if raw.ndim != 1:
                 raise DataError("SK202", name, f"labels have shape {raw.shape}, wanted (n,)", "one label a row")
             if raw.dtype.kind == "f" and np.isnan(raw).any():
                 raise DataError("SK210", name, f"{int(np.isnan(raw).sum())} labels are NaN", "remove these rows, or name their class")
             values, labels = np.unique(raw, return_inverse=True)
             return cls(features, labels.astype(np.int64), tuple(str(v) for v in values), name=name)
-        return cls(np.asarray(thing), name=name)
+        return cls(_array(thing), name=name)
 
     def take(self, indices: np.ndarray) -> Embedding:
         """The rows at ``indices``; class names are kept."""

@@ -57,6 +57,7 @@ def content(names: tuple[str, ...] = (*HOSTILE, "isic", "busi", "stl10"), target
                 scores.append({
                     "source": source, "target": target, "method": info.name, "value": value, "higher_is_better": info.higher_is_better, "kind": info.kind,
                     "lower": value * 0.95, "upper": value * 1.06, "floor": value * 0.4 if info.kind == "distance" and source == names[-2] else None,
+                    "ceiling": value * 3 if info is infos[1] else None, "p": 0.012 if info is infos[0] else None, "matched": 240 if info is infos[1] else None,
                     "n_source": 240, "n_target": 300, "converged": not (info.name == "frechet" and source == names[-1]),
                     "flags": ("n < d (240 < 512)",) if source == names[-1] else (), "extractor": "abc"})
         for source in sources:

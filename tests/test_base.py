@@ -205,3 +205,13 @@ def test_public_names_are_there() -> None:
     assert callable(simkit.correlate)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = simkit.nothing
+
+
+def test_tensors_are_read_as_arrays() -> None:
+    import torch
+
+    rows = torch.arange(12, dtype=torch.bfloat16, requires_grad=True).reshape(4, 3)
+    view = Embedding.of((rows, torch.tensor([0, 1, 1, 0])), "tensors")
+    np.testing.assert_array_equal(view.features, np.arange(12, dtype=np.float32).reshape(4, 3))
+    assert view.classes == ("0", "1")
+    assert Embedding.of(rows).labels is None

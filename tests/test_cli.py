@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -260,7 +261,7 @@ def test_run_does_nothing_twice(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     for name in ("scores.csv", "transfer.csv", "ranking.csv", "run.json", "config.toml"):
         assert (page.parent / name).stat().st_size > 0
     assert run("run", tmp_path / "s.toml") == 0
-    assert "nothing was done twice: embedded 0 images (78 found in the store)" in capsys.readouterr().out
+    assert "nothing was done twice: embedded 0 images (334 found in the store)" in capsys.readouterr().out
     assert page.read_bytes() == first
     assert run("run", tmp_path / "s.toml", "--dry-run") == 0
     assert "everything is stored" in capsys.readouterr().out
@@ -335,10 +336,53 @@ def test_values_of_two_solvers_for_one_target_are_flagged(capsys: pytest.Capture
     study_text(tmp_path)
     write_images(tmp_path / "large", {"dark": 30, "light": 20}, shift=30)
     monkeypatch.chdir(tmp_path)
-    command = ("distance", "near", "large", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--repeats", "0", "--json")
+    command = ("distance", "near", "large", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--repeats", "0", "--size-match", "off", "--json")
     assert run(*command, "--set", "exact_up_to=40") == 0
     flags = {row["source"]: row["flags"] for row in json.loads(capsys.readouterr().out)["scores"]}
     assert "other sources of this target were solved by exact: set one solver to rank them together" in flags["large"]
     assert "solved by" not in flags["near"]
     assert run(*command, "--set", "solver=sinkhorn") == 0
     assert all("solved by" not in row["flags"] for row in json.loads(capsys.readouterr().out)["scores"])
+
+
+def test_sizes_are_matched_and_every_scale_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_text(tmp_path)
+    write_images(tmp_path / "large", {"dark": 30, "light": 20}, shift=30)
+    monkeypatch.chdir(tmp_path)
+    command = ("distance", "near", "large", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--repeats", "3", "--method", "frechet",
+               "--method", "energy")
+    assert run(*command, "--json") == 0
+    rows = {(row["source"], row["method"]): row for row in json.loads(capsys.readouterr().out)["scores"]}
+    smallest = min(rows["near", "frechet"]["n_source"], rows["near", "frechet"]["n_target"])
+    assert {rows[source, "frechet"]["matched"] for source in ("near", "large")} == {smallest}
+    assert len(rows["large", "frechet"]["detail"]["draw_values"]) == 5
+    assert rows["large", "energy"]["matched"] is None
+    assert 0 < rows["large", "energy"]["p"] <= 1
+    assert rows["large", "frechet"]["p"] is None
+    assert rows["near", "frechet"]["ceiling"] > rows["near", "frechet"]["value"]
+    assert run(*command) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"images a side {smallest}" in text
+    assert "ceiling" in text
+    assert re.search(r"\[[^]]+\] p (0\.\d+|<0\.001)", text)
+    assert run(*command, "--size-match", "off", "--ceiling", "large", "--json") == 0
+    off = {(row["source"], row["method"]): row for row in json.loads(capsys.readouterr().out)["scores"]}
+    assert off["near", "frechet"]["matched"] is None
+    assert "sample sizes differ by more than half" in off["large", "frechet"]["flags"]
+    assert off["near", "frechet"]["ceiling"] == pytest.approx(off["large", "frechet"]["value"], rel=1.0)
+    assert off["near", "frechet"]["ceiling"] != rows["near", "frechet"]["ceiling"]
+
+
+def test_sizes_that_the_data_do_not_have_are_refused_before_any_work(capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    study_text(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = ("distance", "near", "far", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--method", "frechet")
+    assert run(*command, "--size-match", "5000") == 2
+    said = capsys.readouterr().err
+    assert "5000 images a side are more than there are" in said
+    assert "'goal' has" in said
+    assert "embedded" not in said
+    for wrong, message in ((("--size-match", "half"), "'half' is not a number of images"), (("--ceiling", "nowhere"), "'nowhere' is not one of the data sets")):
+        assert run(*command, *wrong) == 2
+        assert message in capsys.readouterr().err

@@ -61,3 +61,23 @@ def test_a_study_runs_on_the_device(tmp_path: Path) -> None:
     assert results.performance is not None
     assert len(results.performance) == 6
     assert "CUDA" in results.content.provenance["device"]
+
+
+@pytest.mark.parametrize("method", [
+    "frechet", {"frechet": {"covariance": "shrunk"}}, "frechet-infinity", {"mmd": {"sigma": 8.0}}, "kid", "energy", "sliced-wasserstein", "coverage",
+    "density", "precision", "recall", "nearest-neighbour", "vendi", "effective-rank", "intrinsic-dimension"])
+@pytest.mark.parametrize(("n", "m"), [(700, 500), (40, 60)])
+def test_measures_of_features_agree_with_the_cpu(method: Any, n: int, m: int) -> None:
+    """float64 `eigh`, tiles in float64 for small sets: the same values to 1e-6, more rows than features and fewer."""
+    rng = np.random.default_rng(0)
+    sides = [(rng.normal(size=(size, 64)) + shift).astype(np.float32) for size, shift in ((n, 0.0), (m, 0.3))]
+    name, options = (method, {}) if isinstance(method, str) else next(iter(method.items()))
+    cpu, gpu = (simkit.compare(name, *sides, device=device, **options) for device in ("cpu", "cuda"))
+    assert gpu.value == pytest.approx(cpu.value, rel=1e-6, abs=1e-9)
+    assert gpu.p == cpu.p
+
+
+def test_tensors_on_the_device_are_read() -> None:
+    rng = np.random.default_rng(0)
+    sides = [torch.from_numpy(rng.normal(size=(200, 16)).astype(np.float32)) for _ in range(2)]
+    assert simkit.compare("energy", *(side.cuda() for side in sides)).value == pytest.approx(simkit.compare("energy", *sides).value, rel=1e-6)

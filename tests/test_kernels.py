@@ -218,13 +218,13 @@ def test_refusals_and_stated_answers() -> None:
     with pytest.raises(NotEnoughData, match="'source' has 1 image, an unbiased estimate needs at least 2 on each side"):
         compare("mmd", cloud(1), cloud(5), sigma=1.0)
     same = np.ones((8, 3), dtype=np.float32)
-    with pytest.raises(NotEnoughData, match="half of the images of the run have equal features.*\nfix: set sigma"):
+    with pytest.raises(NotEnoughData, match=r"half of the images of the run have equal features.*\nfix: set sigma"):
         compare("mmd", same, same + 0)
     assert compare("energy", same, 3 * same).value == pytest.approx(2 * np.sqrt(12), rel=1e-9)
     assert compare("energy", same, same + 0).value == 0.0
     with pytest.raises(UsageError, match=r"mmd\.scales.*the list of scales is empty"):
         compare("mmd", cloud(5), cloud(5, seed=1), scales=())
-    with pytest.raises(UsageError, match="mmd.sigma"):
+    with pytest.raises(UsageError, match=r"mmd.sigma"):
         compare("mmd", cloud(5), cloud(5, seed=1), sigma=-1.0)
 
 

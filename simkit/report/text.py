@@ -133,7 +133,7 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
     if any(cell.p is not None for cell in cells):
         legends.append("p: permutation test of equal distributions; with many images it is small for any pair: read the value first")
     if "ceiling" in scales:
-        legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named)")
+        legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named); a source can lie beyond it")
     if "floor" in scales:
         legends.append("floor: the value between two halves of the target, at half its size. It is held against half-samples of each pair, not against the "
                        "values above it: the flag \"not distinguishable from the target\" is what counts")
