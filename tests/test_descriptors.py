@@ -40,7 +40,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_vendi_of_digits(digits: tuple[np.ndarray, np.ndarray]) -> None:
-    """Values of the authors' package (unit rows): even and odd rows, halves, classes, all."""
+    """Reference values of a survey of other tools (unit rows), to their two digits: even and odd rows, halves, classes, all."""
     x, y = digits
     for part, expected in ((x[::2], 4.64), (x[1::2], 4.69), (x[:898], 4.51), (x[898:], 4.73), (x[y < 5], 4.31), (x[y >= 5], 4.24), (x, 4.68)):
         assert of("vendi", part) == pytest.approx(expected, abs=6e-3)
