@@ -336,7 +336,8 @@ def test_values_of_two_solvers_for_one_target_are_flagged(capsys: pytest.Capture
     study_text(tmp_path)
     write_images(tmp_path / "large", {"dark": 30, "light": 20}, shift=30)
     monkeypatch.chdir(tmp_path)
-    command = ("distance", "near", "large", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--repeats", "0", "--size-match", "off", "--json")
+    command = ("distance", "near", "large", "--target", "goal", "--extractor", "pixels", "--extractor-set", "size=4", "--repeats", "0", "--size-match", "off",
+               "--json")
     assert run(*command, "--set", "exact_up_to=40") == 0
     flags = {row["source"]: row["flags"] for row in json.loads(capsys.readouterr().out)["scores"]}
     assert "other sources of this target were solved by exact: set one solver to rank them together" in flags["large"]

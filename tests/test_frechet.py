@@ -8,8 +8,8 @@ from scipy.linalg import sqrtm
 
 from simkit.embedding import Embedding
 from simkit.errors import NotEnoughData, UsageError
-from simkit.estimators.base import compare, score_pairs
 from simkit.estimators.checks import check_estimator
+from simkit.estimators.comparison import compare, score_pairs
 from simkit.estimators.frechet import Frechet
 from simkit.registry import ESTIMATORS
 
@@ -144,3 +144,114 @@ def test_mixtures_are_ordered_by_their_share(digits: tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize("covariance", ["full", "diagonal", "mean-only"])
 def test_promises(covariance: str) -> None:
     check_estimator(Frechet(covariance=covariance))  # type: ignore[arg-type]
+
+
+def root_distance(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
+    """FD² by scipy's matrix square root, from means and covariances."""
+    (m, a), (k, b) = first, second
+    return float(((m - k) ** 2).sum() + np.trace(a + b) - 2 * np.trace(sqrtm(a @ b).real))
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 45), (200, 150)])
+def test_shrunk_covariances_are_those_of_scikit_learn(n: int, m: int) -> None:
+    from sklearn.covariance import ledoit_wolf
+
+    x, y = cloud(n, 40).astype(float), (cloud(m, 40, 1) * 1.3 + 0.2).astype(np.float32).astype(float)
+    expected = root_distance(*((side.mean(0), ledoit_wolf(side)[0]) for side in (x, y)))
+    score = compare("frechet", x, y, covariance="shrunk")
+    assert score.value == pytest.approx(expected, rel=1e-7)
+    assert score.detail["shrinkage"] == pytest.approx((ledoit_wolf(x)[1], ledoit_wolf(y)[1]))
+    assert score.detail["trace"][0] == pytest.approx(np.trace(ledoit_wolf(x)[0]))
+
+
+def test_shrinking_equal_rows_leaves_the_distance_of_points() -> None:
+    same = np.ones((5, 3), dtype=np.float32)
+    score = compare("frechet", same, same + 1, covariance="shrunk")
+    assert score.value == pytest.approx(3.0)
+    assert score.flags == ("all images of a data set have equal features",)
+
+
+def hard(kind: str) -> np.ndarray:
+    """Rows whose covariance a Cholesky factor would spoil, or that look as if."""
+    x = cloud(300, 24)
+    rng = np.random.default_rng(7)
+    if kind == "scales":
+        return (x * np.logspace(-6, 6, 24)).astype(np.float32)
+    if kind == "dependent":
+        return np.concatenate([x[:, :16], x[:, :4] + x[:, 4:8], x[:, 8:12]], axis=1)
+    if kind == "nearly dependent":
+        return np.concatenate([x[:, :20], x[:, :4] * (1 + 1e-6 * rng.normal(size=(300, 4)))], axis=1).astype(np.float32)
+    if kind == "few distinct rows":
+        return np.repeat(x[:10], 30, axis=0)
+    if kind == "constant features":
+        x[:, ::3] = 2.5
+        return x
+    return x + np.float32(1000)
+
+
+@pytest.mark.parametrize("kind", ["scales", "dependent", "nearly dependent", "few distinct rows", "constant features", "offset"])
+def test_hard_covariances_are_as_exact_as_easy_ones(kind: str) -> None:
+    """Y = 2 X is exact in float32, and the distance is |mean|² + tr S."""
+    x = hard(kind)
+    trace = float(np.var(x.astype(float), axis=0, ddof=1).sum())
+    mean = x.astype(float).mean(0)
+    assert abs(compare("frechet", x, 2 * x).value - mean @ mean - trace) < 1e-8 * trace + 1e-13 * (mean @ mean)
+    assert 0.0 <= compare("frechet", x, x[::-1]).value < 1e-8 * trace
+
+
+def test_well_conditioned_covariances_take_the_fast_way_and_agree_with_the_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.transport import gaussian
+
+    x, y = cloud(400, 48), cloud(300, 48, 1) * 2
+    fast = [gaussian.gaussian_of(side) for side in (x, y)]
+    assert all(one.covariance is not None for one in fast)
+    monkeypatch.setattr(gaussian, "CONDITION", 1.0)
+    slow = [gaussian.gaussian_of(side) for side in (x, y)]
+    assert all(one.covariance is None for one in slow)
+    assert sum(gaussian.gaussian_distance(*fast)) == pytest.approx(sum(gaussian.gaussian_distance(*slow)), rel=1e-10)
+    mixed = sum(gaussian.gaussian_distance(fast[0], slow[1]))
+    assert mixed == pytest.approx(sum(gaussian.gaussian_distance(*slow)), rel=1e-10)
+
+
+@pytest.mark.parametrize(("n", "m"), [(300, 200), (20, 30), (40, 300), (1, 50)])
+def test_tensors_give_the_numbers_of_arrays(n: int, m: int) -> None:
+    """The code that runs on a GPU, on tensors in this machine's memory: factors by eigh, never eigvals."""
+    import torch
+
+    from simkit.transport import gaussian
+
+    x, y = cloud(n, 40), (cloud(m, 40, 1) + np.float32(0.3)) * np.float32(1.2)
+    y[:, 3] = 1.0
+    expected = sum(gaussian.gaussian_distance(gaussian.gaussian_of(x), gaussian.gaussian_of(y)))
+    found = [gaussian.gaussian_of(torch.from_numpy(side)) for side in (x, y)]
+    assert sum(gaussian.gaussian_distance(*found)) == pytest.approx(expected, rel=1e-6)
+    assert sum(gaussian.gaussian_distance(*found[::-1])) == pytest.approx(expected, rel=1e-6)
+    assert sum(gaussian.gaussian_distance(found[0], gaussian.gaussian_of(torch.from_numpy(x.copy())))) == 0.0
+
+
+def test_frechet_infinity_takes_off_most_of_the_bias() -> None:
+    """Gaussians of known distance: the intercept is nearer to it than the value at all images, by far."""
+    truth, plain, infinite = 12 * 0.25 + 12 * 0.25, [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(300, 12)), 1.5 * rng.normal(size=(300, 12)) + 0.5
+        plain.append(compare("frechet", x, y).value)
+        score = compare("frechet-infinity", x, y)
+        infinite.append(score.value)
+        assert score.flags == ()
+    assert np.mean(plain) - truth > 0.2
+    assert abs(np.mean(infinite) - truth) < 0.3 * (np.mean(plain) - truth)
+    assert score.detail["sizes"][0] == 60
+    assert score.detail["sizes"][-1] == 300
+    slope, intercept = np.polyfit(1 / np.array(score.detail["sizes"]), score.detail["values"], 1)
+    assert score.value == pytest.approx(intercept)
+    assert score.detail["slope"] == pytest.approx(slope)
+    assert score.detail["values"][-1] == pytest.approx(compare("frechet", x, y).value, rel=1e-9)
+
+
+def test_frechet_infinity_says_where_the_line_bends_and_refuses_a_handful() -> None:
+    score = compare("frechet-infinity", cloud(60, 30), cloud(50, 30, 1))
+    assert score.flags == ("from 10 images on, the line needs more than twice the 30 features",)
+    assert compare("frechet-infinity", cloud(60, 30), cloud(60, 30)).value == 0.0
+    with pytest.raises(NotEnoughData, match="'target' has 19 images, a line through several sample sizes needs at least 20"):
+        compare("frechet-infinity", cloud(60, 5), cloud(19, 5))

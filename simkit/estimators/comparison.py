@@ -208,7 +208,7 @@ class _Scorer:
     def _size(self, measure: Estimator, target: str) -> int | None:
         if self.sizes is not None:
             return self.sizes.get(target)
-        names = {target, *(s for s, t in self.pairs if t == target)}
+        names = {*(() if measure.kind == "prior" else (target,)), *(s for s, t in self.pairs if t == target)}
         return common_size(measure, {name: len(self.views[name]) for name in names}, self.sampling.size_match)
 
     def _subsamples(self, measure: Estimator, source: str, target: str) -> tuple[Subsamples, Subsamples]:

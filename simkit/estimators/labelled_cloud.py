@@ -17,7 +17,7 @@ from simkit.transport import Gaussian, exact_transport, exact_transport_seconds,
 from simkit.transport.costs import Cloud
 from simkit.transport.threads import each
 
-__all__ = ["ClassWeights", "LabelCost", "LabelledCloud", "label_costs_seconds", "labelled_cloud", "shared_label_costs"]
+__all__ = ["ClassWeights", "LabelCost", "LabelledCloud", "label_costs_seconds", "labelled_cloud", "shared_label_costs", "single_image_flag"]
 
 LabelCost = Literal["gaussian", "exact", "means", "none"]
 ClassWeights = Literal["empirical", "balanced"]
@@ -148,6 +148,12 @@ def _by_appearance(labels: np.ndarray) -> np.ndarray:
 
 def _mean_of(rows: np.ndarray) -> Gaussian:
     return Gaussian(rows.mean(0, dtype=np.float64), np.empty((0, rows.shape[1])), 0.0, len(rows))
+
+
+def single_image_flag(cloud: LabelledCloud) -> str:
+    """The flag of a data set with classes of one image."""
+    names = ", ".join(cloud.single[:5]) + (f" and {len(cloud.single) - 5} more" if len(cloud.single) > 5 else "")
+    return f"one image in class {names} of {cloud.name} (covariance taken as 0)"
 
 
 def shared_label_costs(first: LabelledCloud, second: LabelledCloud, label_cost: LabelCost) -> np.ndarray:

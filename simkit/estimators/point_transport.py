@@ -11,7 +11,7 @@ import numpy as np
 from simkit.embedding import Embedding
 from simkit.errors import ResourceError, UsageError
 from simkit.estimators.base import Estimator, FeatureEstimator, Known, Score
-from simkit.estimators.labelled_cloud import ClassWeights, LabelCost, LabelledCloud, label_costs_seconds, labelled_cloud, shared_label_costs
+from simkit.estimators.labelled_cloud import ClassWeights, LabelCost, LabelledCloud, label_costs_seconds, labelled_cloud, shared_label_costs, single_image_flag
 from simkit.registry import option
 from simkit.transport import exact_transport, exact_transport_memory, exact_transport_seconds, squared_distances
 from simkit.transport.memory import size_text
@@ -81,7 +81,7 @@ class CloudEstimator(FeatureEstimator):
     def _single_flags(self, source: LabelledCloud, target: LabelledCloud) -> list[str]:
         if self.label_cost != "gaussian":
             return []
-        return [_single(cloud) for cloud in ((source, target) if source is not target else (source,)) if cloud.single]
+        return [single_image_flag(cloud) for cloud in ((source, target) if source is not target else (source,)) if cloud.single]
 
     def tables(self, first: LabelledCloud, second: LabelledCloud) -> np.ndarray:
         """W between the classes of a pair, times its weight."""
@@ -284,11 +284,6 @@ def _between(name: str, first: LabelledCloud, second: LabelledCloud) -> str:
 def _sampled_flags(source: LabelledCloud, target: LabelledCloud) -> list[str]:
     clouds = (source, target) if source is not target else (source,)
     return [f"{len(one)} of {one.total} images of {one.name} (max_images)" for one in clouds if len(one) < one.total]
-
-
-def _single(cloud: LabelledCloud) -> str:
-    names = ", ".join(cloud.single[:5]) + (f" and {len(cloud.single) - 5} more" if len(cloud.single) > 5 else "")
-    return f"one image in class {names} of {cloud.name} (covariance taken as 0)"
 
 
 def _duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ def unequal(estimator: Estimator, score: Score, n_source: int, n_target: int) ->
     """The score with a flag where sample sizes differ so much that a size-biased measure says more about them than about the data."""
     used = score.detail.get("n")  # a measure may take a sample
     sizes = used if isinstance(used, tuple) and len(used) == 2 else (n_source, n_target)
-    if estimator.size_biased and max(sizes) > 1.5 * min(sizes):
+    if estimator.size_biased and estimator.kind != "prior" and max(sizes) > 1.5 * min(sizes):
         return replace(score, flags=(*score.flags, UNEQUAL))
     return score
 

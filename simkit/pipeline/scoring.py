@@ -56,7 +56,7 @@ def common_sizes(
     """
     members: dict[str, set[str]] = {}
     for source, target in pairs:
-        members.setdefault(target, {target}).add(source)
+        members.setdefault(target, set() if estimator.kind == "prior" else {target}).add(source)
     return {target: common_size(estimator, {name: counts[name] for name in names}, sampling.size_match, where=where) for target, names in members.items()}
 
 

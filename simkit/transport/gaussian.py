@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,7 @@ class Gaussian:
         trace: tr S, the sum of squares of R.
         count: number of rows n.
         covariance: upper triangle of S, where R is its (square) Cholesky factor; else None.
+        shrinkage: share of the identity in S, where S is a shrunk estimate.
     """
 
     mean: np.ndarray
@@ -50,6 +51,7 @@ class Gaussian:
     trace: float
     count: int
     covariance: np.ndarray | None = None
+    shrinkage: float = 0.0
 
     @cached_property
     def live(self) -> np.ndarray:
@@ -154,6 +156,19 @@ def _largest_column(upper: np.ndarray) -> float:
     return float((upper.sum(0) + upper.sum(1) - np.diagonal(upper)).max())
 
 
+def shifted(gaussian: Gaussian, scale: float, shift: float) -> Gaussian:
+    """The Gaussian with the covariance scale S + shift I, shift > 0."""
+    d = len(gaussian.mean)
+    covariance = _covariance([gaussian.factor * np.sqrt(scale)] if scale > 0 and len(gaussian.factor) else [], d, 1.0)
+    covariance[np.diag_indices(d)] += shift
+    factor = _cholesky(covariance)
+    trace = scale * gaussian.trace + d * shift
+    if factor is not None:
+        return replace(gaussian, factor=factor, trace=trace, covariance=covariance)
+    stacked = np.concatenate([gaussian.factor * np.sqrt(scale), np.sqrt(shift) * np.eye(d)])
+    return replace(gaussian, factor=np.linalg.qr(stacked, mode="r"), trace=trace, covariance=None)
+
+
 def _gaussian_on_device(rows: Any) -> Gaussian:
     """:func:`gaussian_of` of a tensor, its factor on the same device."""
     xp = namespace(rows)
@@ -211,7 +226,8 @@ def _roots(values: np.ndarray, nullities: np.ndarray | None) -> tuple[np.ndarray
 
 
 def _errors(singular: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    return np.asarray(np.where(singular**2 > noise, noise / (2 * np.maximum(singular, 1e-300)), np.sqrt(noise)))
+    known = singular**2 > noise
+    return np.asarray(np.where(known, noise / (2 * np.where(known, singular, 1.0)), np.sqrt(noise)))
 
 
 def _nullity(first: Gaussian, second: Gaussian) -> int:
