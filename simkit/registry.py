@@ -435,7 +435,7 @@ def describe_component(registry: Registry, name: str) -> dict[str, Any]:
     Returns:
         name; component (what the registry holds); origin; summary (first paragraph of the docstring); options, each with name, type,
         default, required, range and help. For a measure also kind, view, symmetric, direction, needs, needs_of_source, pool_relative,
-        unit, bounds, citation and version. For a plug-in that does not load: name, component, origin and ``broken``, the reason.
+        size_biased, permutation_test, unit, bounds, citation and version. For a plug-in that does not load: name, component, origin and ``broken``, the reason.
 
     Raises:
         UsageError: the name is not known.
@@ -469,6 +469,6 @@ def _measure_row(cls: Any) -> dict[str, Any]:
 
     higher = declared("higher_is_better")
     direction = {True: "higher is better", False: "lower is better"}.get(higher, higher)
-    row = {attribute: declared(attribute) for attribute in ("kind", "view", "symmetric", "needs", "needs_of_source", "pool_relative", "unit",
-                                                            "bounds", "citation", "version")}
-    return row | {"direction": direction}
+    row = {attribute: declared(attribute) for attribute in ("kind", "view", "symmetric", "needs", "needs_of_source", "pool_relative",
+                                                            "size_biased", "unit", "bounds", "citation", "version")}
+    return row | {"direction": direction, "permutation_test": any(info.name == "permutations" for info in options_of(cls))}

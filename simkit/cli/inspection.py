@@ -64,6 +64,10 @@ def _detail(one: dict[str, Any]) -> str:
     lines = [f"{one['component']} {one['name']} (from {one['origin']})", "", *textwrap.wrap(str(one["summary"]), width()), ""]
     facts = ("kind", "view", "direction", "symmetric", "needs", "unit", "bounds", "citation")
     lines += [f"  {key:<10} {_plain(one[key])}" for key in facts if one.get(key) not in (None, "", [], ())]
+    if one.get("size_biased") is True and one.get("view") == "embedding":
+        lines.append("  sizes      the value depends on the sample sizes: pairs are measured at one common size (--size-match)")
+    if one.get("permutation_test"):
+        lines.append("  p          of a permutation test (option permutations)")
     lines += ["", "options" if one["options"] else "no options"]
     for info in sorted(one["options"], key=lambda info: not info["required"]):
         default = "required" if info["required"] else f"default {_plain(info['default'])}"

@@ -39,7 +39,7 @@ class Otdd(TransportEstimator):
     name = "otdd"
     needs = ("labels",)
     citation = "Alvarez-Melis and Fusi 2020, Geometric dataset distances via optimal transport (arXiv 2002.02923)"
-    version = 2
+    version = 3
 
     label_cost: LabelCost = option("gaussian", "distance between two classes: of Gaussians, by exact transport, of means, or none")
     label_weight: float = option(1.0, "factor of the distance between classes", minimum=0.0)
