@@ -309,6 +309,22 @@ class Unpicklable(Gap):
 
 
 @dataclass(frozen=True)
+class NeverByChance(Gap):
+    """Gives a p-value of 0, as a count without the + 1 does."""
+
+    def tested(self, source: Embedding, target: Embedding, rng: np.random.Generator) -> Score:
+        return replace(self.compare(source, target, rng), p=0.0)
+
+
+@dataclass(frozen=True)
+class OtherNumber(Gap):
+    """Tests another statistic than it reports."""
+
+    def tested(self, source: Embedding, target: Embedding, rng: np.random.Generator) -> Score:
+        return Score(2.0 * self.gap(source, target) + 1.0, p=0.5)
+
+
+@dataclass(frozen=True)
 class Amnesiac(Gap):
     """Forgets an option on its way to a worker."""
 
@@ -345,6 +361,8 @@ BROKEN: list[tuple[type[Estimator], set[str], str]] = [
     (Overflowing, {"bounds"}, r"for source 'far' is outside bounds = \(0\.0, 1\.0\)"),
     (BelowZero, {"bounds"}, r"-1e-12 for source 'target' is outside bounds = \(0\.0, None\)"),
     (Unpicklable, {"pickle"}, "cannot be pickled .*: define the class at the top level of a module"),
+    (NeverByChance, {"p-value"}, r"p = 0\.0: a permutation p-value is .1 \+ reached. / .1 \+ permutations., above 0 and at most 1"),
+    (OtherNumber, {"p-value"}, "tested gives .*, compare .*: the p-value must belong to the same number"),
     (Amnesiac, {"pickle"}, r"came back as Amnesiac\(scale=9\.0"),
 ]
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import ot
 import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 
+from simkit.embedding import Embedding
 from simkit.errors import DataError
+from simkit.estimators.checks import check_estimator
+from simkit.estimators.class_frechet import ClassFrechet
+from simkit.estimators.class_mean_emd import ClassMeanEmd
 from simkit.estimators.comparison import compare
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -93,3 +100,31 @@ def test_labels_are_needed() -> None:
     for method in ("class-frechet", "class-mean-emd"):
         with pytest.raises(DataError, match=f"{method} needs labels, source 'source' has none"):
             compare(method, blobs((5, 5))[0], blobs((5, 5)))
+
+
+def test_class_frechet_is_the_label_bound_of_otdd() -> None:
+    """Transport between the classes by the label costs alone, as OTDD reports it beside its value."""
+    a, b = blobs((30, 40, 20)), blobs((25, 25), seed=1, shift=0.5)
+    assert compare("class-frechet", a, b).value == pytest.approx(compare("otdd", a, b, solver="exact").detail["label_bound"], rel=1e-9)
+
+
+@pytest.mark.parametrize("measure", [ClassMeanEmd(), ClassFrechet(covariance="diagonal")])
+def test_a_table_of_many_classes_takes_no_cube_of_memory(measure: ClassFrechet | ClassMeanEmd) -> None:
+    """300 classes a side, 128 features: the gaps of all pairs at once would be 92 MB."""
+    sides = [measure.summarize(Embedding.of(blobs((2,) * 9, d=128, seed=seed))) for seed in (0, 1)]
+    sides = [replace(side, gaussians=tuple(side.gaussians[i % 9] for i in range(300))) for side in sides]
+    tracemalloc.start()
+    table = measure.table(*sides)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert table.shape == (300, 300)
+    assert peak < 10e6
+    np.testing.assert_allclose(table[9:18, :9], table[:9, :9])
+
+
+@pytest.mark.parametrize("measure", [
+    ClassFrechet(covariance="diagonal"), ClassFrechet(covariance="means"), ClassFrechet(class_weights="balanced"), ClassMeanEmd(similarity=True),
+    ClassMeanEmd(class_weights="balanced"),
+])
+def test_promises_hold_for_every_option(measure: ClassFrechet | ClassMeanEmd) -> None:
+    check_estimator(measure)

@@ -141,7 +141,7 @@ def test_mixtures_are_ordered_by_their_share(digits: tuple[np.ndarray, np.ndarra
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize("covariance", ["full", "diagonal", "mean-only"])
+@pytest.mark.parametrize("covariance", ["full", "diagonal", "mean-only", "shrunk"])
 def test_promises(covariance: str) -> None:
     check_estimator(Frechet(covariance=covariance))  # type: ignore[arg-type]
 
@@ -197,6 +197,21 @@ def test_hard_covariances_are_as_exact_as_easy_ones(kind: str) -> None:
     mean = x.astype(float).mean(0)
     assert abs(compare("frechet", x, 2 * x).value - mean @ mean - trace) < 1e-8 * trace + 1e-13 * (mean @ mean)
     assert 0.0 <= compare("frechet", x, x[::-1]).value < 1e-8 * trace
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 4.5, 6.0])
+@pytest.mark.parametrize("scales", ["none", "between features", "undone by the map"])
+def test_maps_of_known_distance_at_every_condition(spread: float, scales: str) -> None:
+    """Y = A X with A diagonal and positive is the optimal map: the distance is sum (a - 1)² var. Powers of two make it exact in floating point."""
+    rng, d = np.random.default_rng(3), 48
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    x = ((rng.normal(size=(200, d)) * np.geomspace(1, 10.0**-spread, d)) @ turn).astype(np.float32)
+    scale = np.ones(d) if scales == "none" else 2.0 ** rng.integers(-15, 16, size=d)
+    stretch = 2.0 ** rng.integers(-6, 7, size=d) if scales != "undone by the map" else scale.max() / scale
+    x = (x * scale).astype(np.float32)
+    wide = x.astype(float)
+    expected = ((stretch - 1) ** 2 * wide.var(0, ddof=1)).sum() + ((stretch - 1) * wide.mean(0)) @ ((stretch - 1) * wide.mean(0))
+    assert compare("frechet", x, (x * stretch).astype(np.float32)).value == pytest.approx(expected, rel=5e-9)
 
 
 def test_well_conditioned_covariances_take_the_fast_way_and_agree_with_the_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:

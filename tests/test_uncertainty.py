@@ -15,6 +15,7 @@ from simkit.estimators.energy import Energy
 from simkit.estimators.frechet import Frechet
 from simkit.estimators.subsamples import Subsamples, sampled, shortened
 from simkit.estimators.uncertainty import INDISTINCT, UNEQUAL
+from simkit.estimators.vendi import Vendi
 from simkit.recipe import rng_for
 
 
@@ -158,3 +159,15 @@ def test_parts_are_made_once_for_all_pairs_of_a_target(monkeypatch: pytest.Monke
         assert len(list(target.drawn(25))) == 3
         assert len(target.floors(15)) == 4
     assert made == [15] * 8 + [25] * 3
+
+
+def test_a_property_of_the_source_is_computed_once_for_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    describe = Vendi.describe
+    monkeypatch.setattr(Vendi, "describe", lambda self, view: (made.append(view.name), describe(self, view))[1])
+    views = {name: cloud(name, n) for name, n in (("a", 40), ("b", 30), ("t", 20), ("u", 25))}
+    scores = score_pairs(Vendi(), views, [(s, t) for t in "tu" for s in "ab"], sampling=Sampling(repeats=3, size_match="auto", draws=2))
+    assert {score.matched for score in scores.values()} == {30}  # type: ignore[union-attr] - of the sources, not of the targets
+    assert scores["a", "t"] == scores["a", "u"]
+    assert made.count("a") == 2 + 3
+    assert not {"t", "u"} & set(made)

@@ -111,6 +111,9 @@ class Summaries:
     Args:
         estimator: the measure.
         views: name -> embedding or card; for a pool-relative measure, the whole pool.
+
+    Attributes:
+        priors: (source, images a side) -> score of a measure of the source alone, for any target.
     """
 
     def __init__(self, estimator: Estimator, views: Mapping[str, Any]):
@@ -119,6 +122,7 @@ class Summaries:
         self._locks = {name: Lock() for name in views}
         self._whole = Lock()
         self._fitted: Estimator | None = None
+        self.priors: dict[tuple[str, int | None], Score] = {}
 
     @property
     def fitted(self) -> Estimator:
@@ -189,6 +193,15 @@ class _Scorer:
         if measure.view != "embedding":
             return measure.compare(self.summaries.of(source), self.summaries.of(target), named_rng(measure, source, target, self.sampling.seed, 0))
         size = self._size(measure, target)
+        if measure.kind == "prior":  # a property of the source alone: computed once, whatever the target
+            made = self.summaries.priors
+            if (source, size) not in made:
+                made[source, size] = self._scored(measure, source, source, size)
+            return made[source, size]
+        return self._scored(measure, source, target, size)
+
+    def _scored(self, measure: Estimator, source: str, target: str, size: int | None) -> Score:
+        views = self.views
         n, m = len(views[source]), len(views[target])
         measure = measure.settled(min(n, size or n), min(m, size or m))
         one, other = self._subsamples(measure, source, target)

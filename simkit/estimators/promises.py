@@ -316,8 +316,8 @@ def _spoilt(view: Any) -> list[Any]:
 
 
 def _refuses_nan(trial: Trial) -> None:
-    """A NaN in the data is refused, never turned into a number."""
-    for role in ("source", "target"):
+    """A NaN in the data is refused, never turned into a number. (The target's features play no part in a prior.)"""
+    for role in ("source",) if trial.estimator.kind == "prior" and trial.estimator.view == "embedding" else ("source", "target"):
         for spoilt in _spoilt(trial.source if role == "source" else trial.target):
             pair = (spoilt, trial.target) if role == "source" else (trial.source, spoilt)
             try:
