@@ -52,7 +52,7 @@ class ClassMeanEmd(ClassEstimator):
     def table(self, source: LabelledCloud, target: LabelledCloud) -> np.ndarray:
         """Lengths between class means."""
         means = [np.stack([g.mean for g in cloud.gaussians]) for cloud in (source, target)]
-        return np.asarray(np.linalg.norm(means[0][:, None] - means[1][None], axis=2))
+        return np.stack([np.linalg.norm(means[1] - one, axis=1) for one in means[0]])
 
     def compare(self, source: LabelledCloud, target: LabelledCloud, rng: np.random.Generator) -> Score:
         """The distance or similarity of a pair; ``rng`` is not used."""

@@ -23,10 +23,13 @@ BLOCK = 2**25
 CONDITION = 1e-10
 """Reciprocal condition number of a covariance down to which its Cholesky factor is taken.
 
-A Cholesky factor R has R' R = S + E with E about eps sqrt(d) S. tr (S1 S2)^½ changes by tr (A E) / 2, where the transport map A between the
-Gaussians is at most sqrt(largest variance of S2 / smallest of S1): at this condition a few eps sqrt(d) 10^5 of the trace, below 1e-9 up to d of some
-thousand, and far less where the two sets are alike. A singular or worse covariance is factorised by QR of the rows instead, whose error grows with the
-condition of the rows, not with its square.
+The computed factor R of S1 has R' R = S1 + D F D, where D² is the diagonal of S1 and |F_ij| at most (n + d) eps, in practice some eps (Higham 2002, Accuracy
+and stability of numerical algorithms, theorem 10.5). To first order tr (S1 S2)^½ moves by tr (A D F D) / 2, where the transport map A is the geometric mean
+of S1^-1 and S2. D A D is then that of C^-1 and D S2 D, with C = D^-1 S1 D^-1, so its norm is at most that of (|C^-1| |D S2 D|)^½, and the trace moves by at
+most 10^5 |F|_* max D |S2|^½ / 2. Rounding at random makes |F|_* some eps d^1.5; where features have like variances, max D |S2|^½ is at most
+(tr S1 tr S2 / d)^½, and the bound 2e-8 of the traces at d = 2048 for a second set in one direction, 5e-10 for one that fills them all. The same holds of S1
+over its largest eigenvalue in place of C. Measured on maps of known distance down to this condition, and up to a scale of 2^40 between features: 5e-12
+of the traces at most. A worse or singular covariance is factorised by QR of the rows, whose error grows with the condition of the rows, not its square.
 """
 
 ACCURACY = 2.5e-9
