@@ -1,6 +1,6 @@
-"""Kernel measures: permutations as one matrix product against gathering the matrix, tiles against the whole matrix, growth. One thread.
+"""Kernel measures: permutations as one matrix product against gathering the matrix, tiles against the whole matrix. One thread.
 
-    python benchmarks/kernels.py [permutations|memory|growth] [--quick] [--json FILE] [--plot FILE]
+    python benchmarks/kernels.py [permutations|memory] [--quick] [--json FILE]
 
 Every case runs in a process of its own, so that peak memory is that of the case.
 """
@@ -100,46 +100,11 @@ def shown(row: dict[str, Any]) -> None:
     print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items() if value is not None), flush=True)
 
 
-def growth(quick: bool) -> list[dict[str, Any]]:
-    """CPU time of one pair (both sets included) as n grows, and as d grows."""
-    sizes = [500, 1000, 2000, 4000] if quick else [1000, 2000, 4000, 8000, 16000]
-    rows = []
-    for name in METHODS:
-        for n, d in [*((n, 512) for n in sizes), *((2000, d) for d in (128, 256, 1024, 2048))]:
-            row = apart(memory, name, n, d)
-            row["seconds"] = row["both sets once"] + row["pair"]
-            rows.append(row)
-    for name in METHODS:
-        for label, fixed in (("n", "d"), ("d", "n")):
-            one = sorted((r[label], r["seconds"]) for r in rows if r["measure"] == name and r[fixed] == (512 if fixed == "d" else 2000))
-            (a, s), (b, t) = one[-2], one[-1]
-            print(f"{name}: time grows as {label}^{np.log(t / s) / np.log(b / a):.2f} from {label} = {a} to {b} ({s:.2f} s to {t:.2f} s)")
-    return rows
-
-
-def plot(rows: list[dict[str, Any]], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name in METHODS:
-        for axis, label, fixed in ((left, "n", 512), (right, "d", 2000)):
-            one = sorted((r[label], r["seconds"]) for r in rows if r["measure"] == name and r["d" if label == "n" else "n"] == fixed)
-            axis.loglog(*zip(*one, strict=True), marker="o", label=name)
-    left.set(xlabel="images a side (d = 512)", ylabel="CPU seconds of a pair, one thread")
-    right.set(xlabel="features (n = 2,000)")
-    left.legend(frameon=False)
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", nargs="?", choices=("permutations", "memory", "growth"))
+    parser.add_argument("case", nargs="?", choices=("permutations", "memory"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json")
-    parser.add_argument("--plot")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     if given.case in (None, "permutations"):
@@ -150,11 +115,6 @@ def main() -> None:
         for name in METHODS:
             rows.append(apart(memory, name, 3000 if given.quick else 50000, 512))
             shown(rows[-1])
-    if given.case in (None, "growth"):
-        found = growth(given.quick)
-        rows += found
-        if given.plot:
-            plot(found, given.plot)
     if given.json:
         with open(given.json, "w") as file:
             json.dump(rows, file, indent=1)
