@@ -1,4 +1,4 @@
-"""Domain classifier: the solver against scikit-learn, values on digits, folds, leaks, symmetry, refusals."""
+"""Domain classifier: the solver against scikit-learn, values on digits, folds, leaks, symmetry, refusals. Its test is in test_label_permutations."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
 
 from simkit.embedding import Embedding, content_order
-from simkit.errors import NotEnoughData, UsageError
-from simkit.estimators import domain_classifier, logistic
-from simkit.estimators.base import compare
+from simkit.errors import DataError, NotEnoughData, UsageError
+from simkit.estimators import domain_classifier, linear_classifier
+from simkit.estimators.base import Score
 from simkit.estimators.checks import check_estimator
-from simkit.estimators.domain_classifier import DomainClassifier, stratified_folds
-from simkit.estimators.logistic import balanced_weights, fit_logistic, principal_axes
+from simkit.estimators.comparison import compare as compare_with_test
+from simkit.estimators.domain_classifier import DomainClassifier
+from simkit.estimators.linear_classifier import LOGISTIC, SQUARED_HINGE, Features, TrainingRows, balanced_weights, fit_linear
+from simkit.estimators.neighbour_classifier import neighbour_shares
+from simkit.estimators.stratified_folds import stratified_folds
 
 
 def cloud(n: int, d: int = 12, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -28,65 +33,123 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return (x / 16).astype(np.float32), y
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(40, 25, 8), (30, 20, 90), (50, 50, 100)])
-def test_solver_agrees_with_scikit_learn(n: int, m: int, d: int) -> None:
+def compare(method: str, source: object, target: object, *, permutations: int = 0, **options: object) -> Score:
+    return compare_with_test(method, source, target, permutations=permutations, **options)  # type: ignore[arg-type]
+
+
+def standardised(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    mean = weights @ x
+    return np.asarray((x - mean) / np.sqrt(weights @ (x - mean) ** 2))
+
+
+@pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE])
+@pytest.mark.parametrize(("n", "m", "d"), [(40, 25, 8), (30, 20, 90), (50, 50, 100), (200, 60, 40)])
+def test_solver_agrees_with_scikit_learn(n: int, m: int, d: int, loss: linear_classifier.Loss) -> None:
     x = np.concatenate([cloud(n, d), cloud(m, d, 1, 0.3)]).astype(float)
     side = np.repeat([0, 1], [n, m])
-    weights = balanced_weights(side)
-    other = cloud(15, d, 2).astype(float)
-    axes = principal_axes(x, other, weights)
-    mean = weights @ x
-    spread = np.sqrt(weights @ (x - mean) ** 2)
-    columns = []
+    train = np.arange(n + m) % 4 != 0
+    weights = balanced_weights(side[train])
+    rows = TrainingRows(Features(x), train, weights)
+    everywhere = np.zeros(n + m)
+    everywhere[train] = weights
+    z = standardised(x, everywhere)
     for penalty in (30.0, 0.3, 0.003):
-        peer = LogisticRegression(C=1.0 / penalty, tol=1e-12, max_iter=20_000, solver="newton-cg")
-        peer.fit((x - mean) / spread, side, sample_weight=weights)
-        columns.append(peer.decision_function((other - mean) / spread))
-    fits = fit_logistic(axes.train, side, np.repeat(weights[:, None], 3, axis=1), np.array([30.0, 0.3, 0.003]), axes.scatter)
-    assert fits.converged.all()
-    np.testing.assert_allclose(fits.decision(axes.test), np.array(columns).T, rtol=1e-4, atol=1e-5)
+        if loss is LOGISTIC:
+            peer = LogisticRegression(C=1.0 / penalty, tol=1e-12, max_iter=20_000, solver="newton-cg")
+        else:  # liblinear penalises the intercept: hardly, when it is scaled up
+            peer = LinearSVC(C=0.5 / (0.25 * penalty), loss="squared_hinge", dual=False, tol=1e-10, max_iter=100_000, intercept_scaling=1e3)
+            peer.set_params(C=1.0 / penalty)
+        peer.fit(z[train], side[train], sample_weight=weights)
+        searched = fit_linear(rows, side[train], weights[:, None], np.array([penalty]), loss)
+        fit = fit_linear(rows, side[train], weights[:, None], np.array([penalty]), loss, exact=True)
+        assert fit.converged.all()
+        assert searched.converged.all()
+        scale = np.abs(peer.decision_function(z)).max()
+        found = (rows.everywhere(fit.coefficients) + fit.intercepts)[:, 0]
+        np.testing.assert_allclose(found, peer.decision_function(z), atol=2e-5 * scale)
+        np.testing.assert_allclose(fit.decision[:, 0], found[train], atol=1e-9 * scale)
+        np.testing.assert_allclose(searched.decision[:, 0], found[train], atol=5e-3 * scale)
 
 
 def test_rows_of_weight_zero_take_no_part() -> None:
     x = np.concatenate([cloud(30), cloud(30, seed=1, shift=0.5)]).astype(float)
     side = np.repeat([0, 1], 30)
     weights = balanced_weights(side)
-    axes = principal_axes(x, x, weights)
     kept = np.arange(60) % 3 != 0
     masked = np.zeros(60)
     masked[kept] = balanced_weights(side[kept])
-    ridge = np.array([0.05])
-    whole = fit_logistic(axes.train, side, masked[:, None], ridge, axes.scatter).decision(axes.train)
-    part = fit_logistic(axes.train[kept], side[kept], masked[kept][:, None], ridge, axes.scatter).decision(axes.train)
-    np.testing.assert_allclose(whole, part, rtol=1e-4, atol=1e-5)
+    rows = TrainingRows(Features(x), np.ones(60, dtype=bool), weights)
+    whole = fit_linear(rows, side, masked[:, None], np.array([0.05]), LOGISTIC, exact=True)
+    peer = LogisticRegression(C=20.0, tol=1e-12, max_iter=20_000, solver="newton-cg")
+    z = standardised(x, weights)
+    peer.fit(z[kept], side[kept], sample_weight=masked[kept])
+    np.testing.assert_allclose(whole.decision[:, 0], peer.decision_function(z), rtol=1e-4, atol=1e-5)
+    assert (whole.coefficients[~kept] == 0).all()
 
 
-def test_separable_sides_converge_with_a_weak_penalty() -> None:
+def test_problems_solved_together_are_those_solved_alone() -> None:
+    x = np.concatenate([cloud(60, 150), cloud(60, 150, 1, 0.1)]).astype(float)
+    side = np.repeat([0, 1], 60)
+    weights = balanced_weights(side)
+    rows = TrainingRows(Features(x), np.ones(120, dtype=bool), weights)
+    ridges = np.array([100.0, 1.0, 0.01, 0.0001])
+    together = fit_linear(rows, side, np.repeat(weights[:, None], 4, axis=1), ridges, LOGISTIC, exact=True)
+    assert together.converged.all()
+    for column, ridge in enumerate(ridges):
+        alone = fit_linear(rows, side, weights[:, None], np.array([ridge]), LOGISTIC, exact=True)
+        np.testing.assert_allclose(together.decision[:, column], alone.decision[:, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE])
+def test_separable_sides_converge_with_a_weak_penalty(loss: linear_classifier.Loss) -> None:
     x = np.concatenate([cloud(40, 3), cloud(40, 3, 1, 30.0)]).astype(float)
     side = np.repeat([0, 1], 40)
-    axes = principal_axes(x, x, balanced_weights(side))
-    fits = fit_logistic(axes.train, side, balanced_weights(side)[:, None], np.array([1e-7]), axes.scatter)
-    assert fits.converged.all()
-    assert ((fits.decision(axes.train)[:, 0] > 0) == (side == 1)).all()
+    rows = TrainingRows(Features(x), np.ones(80, dtype=bool), balanced_weights(side))
+    for exact in (False, True):
+        fits = fit_linear(rows, side, balanced_weights(side)[:, None], np.array([1e-7]), loss, exact=exact)
+        assert fits.converged.all()
+        assert ((fits.decision[:, 0] > 0) == (side == 1)).all()
 
 
 def test_a_step_that_overshoots_is_shortened() -> None:
-    f, move, side, s = np.zeros((2, 1)), np.array([[20.0], [19.0]]), np.array([1, 0]), np.full((2, 1), 0.5)
-    none = np.zeros((1, 1))
+    margin, move, s = np.zeros((2, 1)), np.array([[20.0], [-19.0]]), np.full((2, 1), 0.5)
+    none = np.zeros(1)
     slope = np.array([0.5 * (-0.5 * 20 + 0.5 * 19)])
-    length = logistic._step_lengths(f, move, side, s, none, np.zeros((2, 1)), np.array([1.0]), slope)
+    length = linear_classifier._step_lengths(margin, move, s, np.array([1.0]), (none, none, none), slope, LOGISTIC)
     loss = 0.5 * (np.logaddexp(0, -20 * length[0]) + np.logaddexp(0, 19 * length[0]))
     assert 0 < length[0] < 0.1
     assert loss < np.log(2)
 
 
+@pytest.mark.parametrize("loss", [LOGISTIC, SQUARED_HINGE])
+def test_derivatives_of_the_losses(loss: linear_classifier.Loss) -> None:
+    m = np.array([-30.0, -2.0, -0.1, 0.4, 0.9, 1.3, 40.0])
+    step = 1e-6
+    np.testing.assert_allclose((loss.value(m + step) - loss.value(m - step)) / (2 * step), loss.slope(m), atol=1e-6)
+    np.testing.assert_allclose((loss.slope(m + step) - loss.slope(m - step)) / (2 * step), loss.bend(m), atol=1e-6)
+
+
 def test_constant_features_become_zero() -> None:
     x = cloud(20, 4).astype(float)
     x[:, 2] = 0.1
-    axes = principal_axes(x, x + 1.0, np.full(20, 0.05))
-    assert np.isfinite(axes.train).all()
-    assert np.isfinite(axes.test).all()
-    assert (axes.scatter > 1e-9).sum() == 3
+    mean, scale = Features(x).moments(np.full(20, 0.05))
+    assert scale[2] == 0
+    np.testing.assert_allclose(1 / scale[[0, 1, 3]], x.std(0)[[0, 1, 3]], rtol=1e-10)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-12)
+    one = compare("domain-classifier", x, x + 0.3 * cloud(20, 4, 1) * [1, 1, 0, 1])
+    two = compare("domain-classifier", np.delete(x, 2, 1), np.delete(x + 0.3 * cloud(20, 4, 1) * [1, 1, 0, 1], 2, 1), penalties=(0.1,))
+    assert 0.0 <= one.value <= 1.0
+    assert 0.0 <= two.value <= 1.0
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "svm", "knn"])
+def test_rows_that_are_all_equal_cannot_be_told_apart(classifier: str) -> None:
+    """Ten patients a side, every image the same: AUC and accuracy one half, p = 1."""
+    groups = tuple(f"{i}" for i in range(20))
+    source = Embedding(np.full((20, 5), 3.3), groups=tuple(f"p{g}" for g in groups), name="a")
+    target = Embedding(np.full((24, 5), 3.3), groups=tuple(f"q{g}" for g in (*groups, *"0123")), name="b")
+    score = compare_with_test("domain-classifier", source, target, classifier=classifier, permutations=49)
+    assert (score.value, score.detail["accuracy"], score.p, score.converged) == (0.5, 0.5, 1.0, True)
 
 
 def test_values_on_digits(digits: tuple[np.ndarray, np.ndarray]) -> None:
@@ -233,7 +296,8 @@ def test_folds_of_one_side_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotEnoughData, match=r"fold 1 of 5 holds images of one side only: groups are too few or too unequal\nfix: set fewer folds"):
         compare("domain-classifier", cloud(20), cloud(20, seed=1))
     with pytest.raises(NotEnoughData, match=r"no inner fold holds images of both sides.*\nfix: set one penalty"):
-        DomainClassifier()._penalty(cloud(20).astype(float), np.ones(12), np.repeat([0, 1], 10), np.arange(20), np.full(20, 0.05), 12)
+        pair_rows = TrainingRows(Features(cloud(20)), np.ones(20, dtype=bool), np.full(20, 0.05))
+        DomainClassifier()._penalty(pair_rows, np.repeat([0, 1], 10), np.arange(20), np.full(20, 0.05))
 
 
 def test_options_are_checked() -> None:
@@ -248,7 +312,7 @@ def test_options_are_checked() -> None:
 
 
 def test_unsolved_regression_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simkit.estimators.logistic.MAX_NEWTON", 1)
+    monkeypatch.setattr("simkit.estimators.linear_classifier.MAX_NEWTON", 1)
     score = compare("domain-classifier", cloud(20), cloud(20, seed=1, shift=1.0))
     assert not score.converged
     assert score.flags == ("not converged: logistic regression",)
@@ -263,6 +327,76 @@ def test_mixtures_are_ordered_by_their_share(digits: tuple[np.ndarray, np.ndarra
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize("report", ["auc", "accuracy", "pad"])
-def test_promises(report: str) -> None:
-    check_estimator(DomainClassifier(report=report))  # type: ignore[arg-type]
+def test_svm_on_digits(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    """AUC of scikit-learn's LinearSVC in shuffled stratified folds, C chosen by AUC: other folds, so within .03."""
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = digits
+    for source, target in ((x[::4], x[1::4]), (x[:898:2], x[898::2]), (x[y < 5][::2], x[y >= 5][::2])):
+        both, side = np.concatenate([source, target]), np.repeat([0, 1], [len(source), len(target)])
+        svm = GridSearchCV(make_pipeline(StandardScaler(), LinearSVC(dual=False)), {"linearsvc__C": [1e-4, 1e-2, 1.0]}, scoring="roc_auc", cv=3)
+        expected = cross_val_score(svm, both, side, cv=StratifiedKFold(5, shuffle=True, random_state=0), scoring="roc_auc").mean()
+        score = compare("domain-classifier", source, target, classifier="svm")
+        assert score.value == pytest.approx(expected, abs=0.03)
+        assert score.converged
+        assert score.detail["classifier"] == "svm"
+
+
+def test_neighbours_agree_with_scikit_learn(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = digits
+    x = x + 1e-3 * np.random.default_rng(0).normal(size=x.shape)  # no ties
+    train, test, side = x[:300], x[300:400], (y[:300] < 5).astype(float)
+    kept = train.std(0) > 0
+    mean, spread = train.mean(0), train.std(0)
+    peer = KNeighborsClassifier(n_neighbors=7).fit(((train - mean) / spread)[:, kept], side)
+    shares, k = neighbour_shares(train, test, 7)
+    assert k == 7
+    np.testing.assert_allclose(shares @ side, peer.predict_proba(((test - mean) / spread)[:, kept])[:, 1], atol=1e-12)
+    assert neighbour_shares(train, test, None)[1] == 17
+    assert neighbour_shares(train[:5], test, 9)[1] == 5
+
+
+def test_neighbours_at_one_distance_share_the_vote() -> None:
+    train = np.array([[0.0], [1.0], [-1.0], [5.0]])
+    shares, _ = neighbour_shares(train, np.array([[0.0]]), 2)
+    np.testing.assert_allclose(shares, [[0.5, 0.25, 0.25, 0.0]])
+
+
+def test_knn_finds_what_a_line_cannot() -> None:
+    """A ring around a ball: no line tells them apart, neighbours do."""
+    rng = np.random.default_rng(0)
+    ring = rng.normal(size=(150, 2))
+    ring *= 4 / np.linalg.norm(ring, axis=1, keepdims=True)
+    knn = compare("domain-classifier", ring + 0.2 * rng.normal(size=ring.shape), rng.normal(size=(150, 2)), classifier="knn")
+    line = compare("domain-classifier", ring, rng.normal(size=(150, 2)))
+    assert knn.value > 0.97
+    assert line.value < 0.7
+    assert knn.detail["neighbours"] == [15] * 5
+    assert "penalties" not in knn.detail
+    unequal = compare("domain-classifier", cloud(400), cloud(30, seed=1), classifier="knn")
+    assert 0.3 < unequal.detail["accuracy"] < 0.7  # against the shares of the sides: not all for the larger
+
+
+def test_nan_is_refused() -> None:
+    spoilt = Embedding(cloud(20), name="spoilt")
+    features = spoilt.features.copy()
+    features[3, 1] = np.nan
+    object.__setattr__(spoilt, "features", features)
+    with pytest.raises(DataError, match="SK210.*spoilt"):
+        compare("domain-classifier", spoilt, cloud(20, seed=1))
+
+
+@pytest.mark.parametrize("classifier", ["logistic", "svm", "knn"])
+def test_rough_seconds_grow_with_the_sizes(classifier: str) -> None:
+    measure = DomainClassifier(classifier=classifier)  # type: ignore[arg-type]
+    small, large = measure.seconds(100, 100), measure.seconds(2000, 2000)
+    assert small is not None
+    assert large is not None
+    assert 0 < small < large < 60
+
+
+@pytest.mark.parametrize("options", [{"report": "auc"}, {"report": "accuracy"}, {"report": "pad"}, {"classifier": "svm"}, {"classifier": "knn"}])
+def test_promises(options: dict[str, str]) -> None:
+    check_estimator("domain-classifier", options={**options, "permutations": 99})
