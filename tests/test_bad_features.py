@@ -86,7 +86,7 @@ def test_other_dimensions_extractors_and_nan_are_refused_by_name(name: str) -> N
     with pytest.raises(UsageError, match=r"SK109.*'source' has 4 features, 'target' 5\nfix: embed both with the same extractor"):
         compare(name, (x, np.arange(30) % 2), (np.zeros((30, 5)), np.arange(30) % 2))
     made = [Embedding(x, np.arange(30) % 2, ("a", "b"), name=n, extractor=n * 64) for n in "ef"]
-    with pytest.raises(UsageError, match="SK109.*embeddings of different extractors cannot be compared"):
+    with pytest.raises(UsageError, match=r"SK109.*embeddings of different extractors cannot be compared"):
         compare(name, *made)
     bad = x.copy()
     bad[7, 1] = np.inf

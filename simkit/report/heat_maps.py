@@ -184,6 +184,12 @@ def _reading(cells: Iterable[ScoreCell], target: str) -> str:
         text += (" The row floor is the value between two halves of the target, so at half its size: what is held against it is the mean of a pair over "
                  "half-samples (half_sample_mean in the details of a score), not the value printed above it.")
         text += f" {NOT_TOLD} marks a source that was found {AT_FLOOR} in this way." if any(AT_FLOOR in cell.flags for cell in own) else ""
+    if any(cell.ceiling is not None for cell in own):
+        text += " The row ceiling is the value of an unrelated data set (pictures of noise, unless the study names another); a source can lie beyond it."
+    sizes = sorted({cell.matched for cell in own if cell.matched is not None})
+    if sizes:
+        shown = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} or {sizes[-1]:,}"
+        text += f" Measures that depend on the sample size were computed at {shown} images a side, mean over random samples (table of every score)."
     return text
 
 
@@ -197,11 +203,12 @@ def _measure_figure(
         missing += [f"{info.name} of {source}" for info, cell in zip(methods, found, strict=True) if cell is None and source != target]
         grid.append([_score_cell(cell, itself=source == target) for cell in found])
     columns = [[cell for key, cell in cells.items() if key[:2] == (info.name, target)] for info in methods]
-    floors = [next((cell.floor for cell in column if cell.floor is not None), None) for column in columns]
     labels = list(sources)
-    if any(floor is not None for floor in floors):
-        labels.append("floor")
-        grid.append([_Cell(None, "none" if floor is None else number(floor)) for floor in floors])
+    for scale in ("floor", "ceiling"):
+        values = [next((getattr(cell, scale) for cell in column if getattr(cell, scale) is not None), None) for column in columns]
+        if any(value is not None for value in values):
+            labels.append(scale)
+            grid.append([_Cell(None, "none" if value is None else number(value)) for value in values])
     heads = [f"{info.name}\n{'higher = better' if info.higher_is_better else 'lower = closer'}" for info in methods]
     figure, axes = _heat_map(labels, heads, grid)
     _shade_bar(figure, axes, "last", "first", "rank within the measure")
