@@ -57,8 +57,7 @@ def test_solver_agrees_with_scikit_learn(n: int, m: int, d: int, loss: linear_cl
         if loss is LOGISTIC:
             peer = LogisticRegression(C=1.0 / penalty, tol=1e-12, max_iter=20_000, solver="newton-cg")
         else:  # liblinear penalises the intercept: hardly, when it is scaled up
-            peer = LinearSVC(C=0.5 / (0.25 * penalty), loss="squared_hinge", dual=False, tol=1e-10, max_iter=100_000, intercept_scaling=1e3)
-            peer.set_params(C=1.0 / penalty)
+            peer = LinearSVC(C=1.0 / penalty, loss="squared_hinge", dual=False, tol=1e-10, max_iter=100_000, intercept_scaling=1e3)
         peer.fit(z[train], side[train], sample_weight=weights)
         searched = fit_linear(rows, side[train], weights[:, None], np.array([penalty]), loss)
         fit = fit_linear(rows, side[train], weights[:, None], np.array([penalty]), loss, exact=True)
@@ -68,7 +67,8 @@ def test_solver_agrees_with_scikit_learn(n: int, m: int, d: int, loss: linear_cl
         found = (rows.everywhere(fit.coefficients) + fit.intercepts)[:, 0]
         np.testing.assert_allclose(found, peer.decision_function(z), atol=2e-5 * scale)
         np.testing.assert_allclose(fit.decision[:, 0], found[train], atol=1e-9 * scale)
-        np.testing.assert_allclose(searched.decision[:, 0], found[train], atol=5e-3 * scale)
+        held = (weights @ loss.value(np.where(side[train] == 1, 1.0, -1.0) * one.decision[:, 0]) for one in (searched, fit))
+        assert next(held) == pytest.approx(next(held), abs=1e-3)
 
 
 def test_rows_of_weight_zero_take_no_part() -> None:
@@ -84,7 +84,7 @@ def test_rows_of_weight_zero_take_no_part() -> None:
     z = standardised(x, weights)
     peer.fit(z[kept], side[kept], sample_weight=masked[kept])
     np.testing.assert_allclose(whole.decision[:, 0], peer.decision_function(z), rtol=1e-4, atol=1e-5)
-    assert (whole.coefficients[~kept] == 0).all()
+    np.testing.assert_allclose(whole.coefficients[~kept], 0.0, atol=1e-6)
 
 
 def test_problems_solved_together_are_those_solved_alone() -> None:
@@ -295,8 +295,8 @@ def test_folds_of_one_side_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(domain_classifier, "stratified_folds", lambda units, side, folds: np.where(side == 0, 0, np.arange(len(side)) % folds))
     with pytest.raises(NotEnoughData, match=r"fold 1 of 5 holds images of one side only: groups are too few or too unequal\nfix: set fewer folds"):
         compare("domain-classifier", cloud(20), cloud(20, seed=1))
+    pair_rows = TrainingRows(Features(cloud(20)), np.ones(20, dtype=bool), np.full(20, 0.05))
     with pytest.raises(NotEnoughData, match=r"no inner fold holds images of both sides.*\nfix: set one penalty"):
-        pair_rows = TrainingRows(Features(cloud(20)), np.ones(20, dtype=bool), np.full(20, 0.05))
         DomainClassifier()._penalty(pair_rows, np.repeat([0, 1], 10), np.arange(20), np.full(20, 0.05))
 
 
@@ -334,7 +334,7 @@ def test_svm_on_digits(digits: tuple[np.ndarray, np.ndarray]) -> None:
     from sklearn.preprocessing import StandardScaler
 
     x, y = digits
-    for source, target in ((x[::4], x[1::4]), (x[:898:2], x[898::2]), (x[y < 5][::2], x[y >= 5][::2])):
+    for source, target in ((x[:898], x[898:]), (x[y < 5][::2], x[y >= 5][::2])):
         both, side = np.concatenate([source, target]), np.repeat([0, 1], [len(source), len(target)])
         svm = GridSearchCV(make_pipeline(StandardScaler(), LinearSVC(dual=False)), {"linearsvc__C": [1e-4, 1e-2, 1.0]}, scoring="roc_auc", cv=3)
         expected = cross_val_score(svm, both, side, cv=StratifiedKFold(5, shuffle=True, random_state=0), scoring="roc_auc").mean()
@@ -384,7 +384,7 @@ def test_nan_is_refused() -> None:
     features = spoilt.features.copy()
     features[3, 1] = np.nan
     object.__setattr__(spoilt, "features", features)
-    with pytest.raises(DataError, match="SK210.*spoilt"):
+    with pytest.raises(DataError, match=r"SK210.*spoilt"):
         compare("domain-classifier", spoilt, cloud(20, seed=1))
 
 

@@ -170,12 +170,3 @@ class CardEstimator(Estimator):
     """A measure of two data set cards."""
 
     view = "card"
-
-
-def __getattr__(name: str) -> Any:  # TEMPORARY
-    import importlib
-
-    homes = {"halves": "subsamples", "shortened": "subsamples", "compare": "comparison", "score_pairs": "comparison", "Summaries": "comparison"}
-    if name in homes:
-        return getattr(importlib.import_module(f"simkit.estimators.{homes[name]}"), name)
-    raise AttributeError(name)
