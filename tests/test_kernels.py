@@ -154,7 +154,8 @@ def test_permutations_give_the_statistic_of_a_gathered_matrix() -> None:
     rows = [method.summarize(Embedding(one, name=name)) for one, name in ((x, "a"), (y, "b"))]
     rows.sort(key=lambda one: one.points.digest)
     pooled = kernel_statistics._pooled(rows[0].points, rows[1].points)
-    sides = kernel_statistics._sides(np.arange(21), (len(rows[0]), len(rows[1])), 30, np.random.default_rng(1))
+    base = np.repeat([True, False], [len(rows[0]), len(rows[1])])
+    sides = np.stack([base, *(np.random.default_rng(seed).permutation(base) for seed in range(30))], axis=1)
     found = kernel_statistics._statistics(pooled, method.tiles, sides, None)
     for column, value in zip(sides.T, found, strict=True):
         u, _ = plain(lambda p, q: np.exp(-cdist(p, q, "sqeuclidean") / 4.5), pooled.rows[column], pooled.rows[~column])
@@ -252,3 +253,49 @@ def test_the_test_of_a_statistic_without_groups_has_a_unit_per_image() -> None:
     found = permutation_test(*sides, "energy", method.tiles, 20, np.random.default_rng(0))
     assert sorted(found.units) == [6, 8]
     assert found.resolution == 1 / 21
+
+
+def rejected(make: Any, *, trials: int = 150, level: float = 0.05) -> float:
+    """Share of pairs made from a seed with p at most the level."""
+    return float(np.mean([(compare("energy", *make(t), permutations=99, seed=t).p or 1.0) <= level for t in range(trials)]))
+
+
+def test_copies_of_an_image_change_sides_together() -> None:
+    """Every image twice: copies as units of their own would reject in half of the cases."""
+    twice = rejected(lambda t: (np.repeat(cloud(20, 2, 2 * t), 2, axis=0), np.repeat(cloud(20, 2, 2 * t + 1), 2, axis=0)))
+    assert binom.sf(round(150 * twice) - 1, 150, 0.05) > 0.001
+
+
+def test_one_patient_against_many_counts_only_what_has_a_statistic() -> None:
+    """A side of a single image has no unbiased estimate: such assignments are left out, and p has the resolution of what is left."""
+    def pair(t: int) -> tuple[Embedding, Embedding]:
+        one = Embedding(cloud(20, 3, 2 * t), groups=("p",) * 20, name="one")
+        return one, Embedding(cloud(30, 3, 2 * t + 1), groups=tuple(f"q{i}" for i in range(30)), name="many")
+
+    assert rejected(pair, trials=40) <= 0.1
+    score = compare("energy", *pair(0))
+    assert score.p is not None
+    assert 0 < score.p <= 1
+    assert score.detail["p_resolution"] >= 1 / 31
+
+
+def test_patients_of_both_sets_exchange_their_two_parts() -> None:
+    """The same patients before and after: the shift shows within each of them, and the score says how many there are."""
+    rng = np.random.default_rng(0)
+    own = 3 * np.repeat(rng.normal(size=(12, 2)), 5, axis=0)
+    groups = tuple(f"p{i // 5}" for i in range(60))
+    shifts = {"a": 0.0, "b": 0.6}
+    before, after = (Embedding((own + 0.3 * rng.normal(size=(60, 2)) + s).astype(np.float32), groups=groups, name=n) for n, s in shifts.items())
+    score = compare("energy", before, after)
+    assert score.p is not None
+    assert score.p <= 0.01
+    assert "12 groups are in both sets: p has little power" in score.flags
+    image = compare("energy", cloud(20), np.concatenate([cloud(20)[:8], cloud(12, seed=1)]))
+    assert "8 images are in both sets: p has little power" in image.flags
+
+
+def test_the_smallest_p_counts_both_directions_of_a_swap() -> None:
+    method = Energy(permutations=99)
+    score = compare(method, cloud(3), cloud(3, seed=1, shift=50.0))
+    assert score.detail["p_resolution"] == pytest.approx(0.1)
+    assert score.flags == ("p cannot be below 0.1: 3 and 3 units to permute",)

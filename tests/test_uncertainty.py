@@ -13,7 +13,7 @@ from simkit.estimators.base import FeatureEstimator, Score
 from simkit.estimators.comparison import Sampling, common_size, compare, score_pairs
 from simkit.estimators.energy import Energy
 from simkit.estimators.frechet import Frechet
-from simkit.estimators.subsamples import Subsamples, sampled, shortened
+from simkit.estimators.subsamples import Subsamples, shortened
 from simkit.estimators.uncertainty import INDISTINCT, UNEQUAL
 from simkit.estimators.vendi import Vendi
 from simkit.recipe import rng_for
@@ -139,14 +139,40 @@ def test_the_ceiling_is_the_value_of_an_unrelated_set_at_the_same_size() -> None
     assert "needs labels" in unlabelled.detail["no_ceiling"]
 
 
-def test_samples_keep_groups_whole_and_classes_in_proportion() -> None:
-    grouped = cloud("g", 60, groups=12)
-    part = shortened(grouped, 22, rng_for(0))
-    assert len(part) == 20
-    assert {(part.groups or ()).count(g) for g in part.groups or ()} == {5}
-    rng = rng_for(1)
-    labels = np.repeat([0, 1, 2], [90, 9, 1])
-    assert np.bincount(labels[sampled(labels, 20, rng)]).tolist() == [18, 1, 1]
+def test_classes_do_not_make_the_floor_too_low() -> None:
+    """Two samples of one law differ in their shares of the classes: halves with equal shares would call them different in half of the cases."""
+    def sample(name: str) -> Embedding:
+        rng = rng_for("two classes", name)
+        labels = rng.integers(2, size=80)
+        return Embedding((6.0 * labels[:, None] + rng.normal(size=(80, 3))).astype(np.float32), labels, ("a", "b"), name=name)
+
+    for method in ("frechet", "energy", "class-mean-emd"):
+        verdicts = [INDISTINCT in compare(method, sample(f"s{t}"), sample(f"t{t}"), repeats=10).flags for t in range(40)]
+        assert np.mean(verdicts) >= 0.9
+
+
+def test_copies_do_not_make_the_floor_too_low() -> None:
+    def sample(name: str, times: int) -> Embedding:
+        return replace(cloud(name, 100 // times), name=name).take(np.repeat(np.arange(100 // times), times))
+
+    verdicts = [INDISTINCT in compare("frechet", sample(f"s{t}", 1), sample(f"t{t}", 2), repeats=10).flags for t in range(40)]
+    assert np.mean(verdicts) >= 0.9
+
+
+def test_groups_are_matched_to_the_same_number_of_images() -> None:
+    source, target = cloud("s", 600, groups=3), cloud("t", 150)
+    score = compare("frechet", source, target, size_match="auto", repeats=4)
+    assert (score.matched, score.detail["n"]) == (150, (150, 150))
+    assert "interval from 3 groups of s only" in score.flags
+
+
+def test_few_draws_widen_the_interval() -> None:
+    source, target = cloud("s", 2000, 2.0), cloud("t", 2000)
+    errors = [compare("frechet", source, target, size_match=100, repeats=10, draws=draws).detail["standard_error"] for draws in (1, 5, 20)]
+    assert errors[0] > 1.3 * errors[1]
+    assert errors[1] > 1.1 * errors[2]
+    single = np.std([compare("frechet", cloud(f"a{t}", 100, 2.0), cloud(f"b{t}", 100)).value for t in range(60)])
+    assert errors[0] > 0.7 * single
 
 
 def test_parts_are_made_once_for_all_pairs_of_a_target(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from simkit.embedding import Embedding
+from simkit.embedding import Embedding, row_digests
 from simkit.errors import NotEnoughData
+from simkit.estimators.label_permutations import Parts
 from simkit.estimators.pairwise import Points, announced, pairwise_seconds, points
 from simkit.transport.arrays import beside, namespace, numpy_of
 
@@ -31,13 +32,17 @@ class KernelRows:
         points: the rows.
         own_sum: sum of the kernel over all ordered pairs of different rows.
         own_diagonal: sum of the kernel of each row with itself.
-        units: what a permutation moves as one, as whole numbers per row: the group (patient), or the row itself where there are no groups.
+        digests: of each row's content.
+        units: what a permutation moves as one, as text per row: the group (patient), or the content where there are no groups.
+        grouped: whether units are groups.
     """
 
     points: Points
     own_sum: float
     own_diagonal: float
+    digests: np.ndarray
     units: np.ndarray
+    grouped: bool
 
     def __len__(self) -> int:
         return len(self.points)
@@ -51,13 +56,15 @@ class Tested:
         statistic: the squared discrepancy of the two sides as they are.
         p: (1 + number of permutations that reach it) / (1 + permutations) (Phipson and Smyth 2010).
         resolution: smallest p that so many permutations of so many units can give.
-        units: moved on both sides.
+        units: moved, of both sides.
+        shared: units of both sides: groups that exchange their two parts, or images that have nothing to exchange.
     """
 
     statistic: float
     p: float
     resolution: float
     units: tuple[int, int]
+    shared: int
 
 
 def kernel_rows(view: Embedding, name: str, device: str, tiles: Tiles, *, unit: bool = False) -> KernelRows:
@@ -84,8 +91,9 @@ def kernel_rows(view: Embedding, name: str, device: str, tiles: Tiles, *, unit: 
             total, diagonal = total + _sum(tile) - trace, diagonal + trace
         else:
             total += 2.0 * _sum(tile)
-    groups = np.unique(view.groups, return_inverse=True)[1][view.by_content] if view.groups else np.arange(len(view))
-    return KernelRows(rows, total, diagonal, groups)
+    digests = row_digests(view.features)[view.by_content]
+    units = np.array([f"group {view.groups[i]}" for i in view.by_content] if view.groups else [f"image {d.hex()}" for d in digests.tolist()])
+    return KernelRows(rows, total, diagonal, digests, units, bool(view.groups))
 
 
 def _sum(tile: Any) -> float:
@@ -123,6 +131,10 @@ def permutation_test(
 ) -> Tested:
     """Whether the sides can be swapped: the statistic against its values for random assignments of the units to the sides.
 
+    A unit is a group, or all copies of an image; a group of both sets exchanges its two parts, an image of both has nothing to exchange. Assignments that
+    leave fewer than two rows on a side have no statistic and are not counted. Exact where equal laws make all assignments equally likely; where
+    groups of one side are larger by design it is conservative.
+
     One pass over the kernel K of all N rows: with the sides of all permutations as columns of Z, the sums over the first side are
     diag(Z' K Z), those between the sides follow from K 1. Cost: the kernel, and 2 N² B operations of one matrix product.
 
@@ -141,31 +153,23 @@ def permutation_test(
     size, features = n + m, pooled.rows.shape[1]
     seconds = pairwise_seconds(size**2 / 2, features) + 2.0 * size**2 * permutations / 1e11
     announced(name, first.points.name, second.points.name, seconds, f"{size:,} x {size:,} kernel with {permutations} permutations")
-    units = np.concatenate([first.units, second.units + first.units.max() + 1])
-    counts = (len(np.unique(first.units)), len(np.unique(second.units)))
-    member = np.unique(units, return_inverse=True)[1]
-    sides = _sides(member, counts, permutations, rng)
+    side = np.repeat([1, 0], [n, m])
+    units = np.unique(np.concatenate([first.units, second.units]), return_inverse=True)[1]
+    parts = Parts.of(np.concatenate([first.digests, second.digests]), units, side, grouped=(second.grouped, first.grouped))
+    sides = parts.permuted_sides(1, permutations, rng, dtype=np.uint8).astype(bool)
     diagonal = (first.own_diagonal + second.own_diagonal) / size
     block = max(64, COLUMNS // size)
     found = np.concatenate([_statistics(pooled, tiles, sides[:, at : at + block], diagonal if biased else None) for at in range(0, permutations + 1, block)])
-    observed, permuted = float(found[0]), found[1:]
+    observed, permuted = float(found[0]), found[1:][np.isfinite(found[1:])]
     tolerance = 1e-9 * max(abs(observed), float(np.abs(permuted).max(initial=0.0)))  # an assignment that comes up twice is a tie
-    p = (1 + int((permuted >= observed - tolerance).sum())) / (1 + permutations)
-    lowest = max(1.0 / (1 + permutations), 1.0 / math.comb(sum(counts), counts[0]) if sum(counts) < 60 else 0.0)
-    return Tested(observed, p, lowest, counts)
+    p = (1 + int((permuted >= observed - tolerance).sum())) / (1 + len(permuted))
+    lowest = max(1.0 / (1 + len(permuted)), parts.smallest_p(1))
+    return Tested(observed, p, lowest, parts.counts[::-1], len(set(first.units) & set(second.units)))
 
 
 def _pooled(first: Points, second: Points) -> Points:
     xp = namespace(first.rows)
     return Points("", xp.concat([first.rows, second.rows], axis=0), "", first.device)
-
-
-def _sides(member: np.ndarray, counts: tuple[int, int], permutations: int, rng: np.random.Generator) -> np.ndarray:
-    """Which rows are on the first side, bool (N, B + 1): as they are, then B random assignments of whole units."""
-    base = np.zeros(sum(counts), dtype=np.uint8)
-    base[: counts[0]] = 1
-    drawn = rng.permuted(np.tile(base, (permutations, 1)), axis=1)
-    return np.ascontiguousarray(np.concatenate([base[None], drawn])[:, member].T).astype(bool)
 
 
 def _statistics(pooled: Points, tiles: Tiles, sides: np.ndarray, diagonal: float | None) -> np.ndarray:
@@ -191,6 +195,7 @@ def _statistics(pooled: Points, tiles: Tiles, sides: np.ndarray, diagonal: float
     n = sides.sum(0).astype(np.float64)
     m = len(sides) - n
     between, other = touching - within, total - 2.0 * touching + within
+    n, m = (np.where(np.minimum(n, m) >= 2, count, np.nan) for count in (n, m))
     if diagonal is None:
         return np.asarray(within / (n * (n - 1)) + other / (m * (m - 1)) - 2.0 * between / (n * m))
     return np.asarray((within + n * diagonal) / n**2 + (other + m * diagonal) / m**2 - 2.0 * between / (n * m))

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,9 +75,9 @@ class Parts:
         alone = folds + int(self.unit.max()) + 1 + np.arange(len(self.unit))
         return np.asarray(np.where(self.fixed, alone, strata))
 
-    def permuted_sides(self, folds: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
-        """Sides of the rows, float64 (N, B + 1) of 0 and 1: as they are, then in B random exchanges within strata."""
-        out = np.repeat(self.side[:, None].astype(np.float64), permutations + 1, axis=1)
+    def permuted_sides(self, folds: int, permutations: int, rng: np.random.Generator, *, dtype: Any = np.float64) -> np.ndarray:
+        """Sides of the rows, (N, B + 1) of 0 and 1: as they are, then in B random exchanges within strata."""
+        out = np.repeat(self.side[:, None].astype(dtype), permutations + 1, axis=1)
         strata = self._strata(folds)
         order = np.argsort(strata, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(strata[order])) + 1):
@@ -85,13 +86,17 @@ class Parts:
         return np.asarray(out[self.member])
 
     def smallest_p(self, folds: int) -> float:
-        """One over the number of different exchanges: the smallest p that all of them could give."""
-        logarithm = 0.0
+        """One over the number of different exchanges: the smallest p that all of them could give.
+
+        Twice that where both sides can change places as a whole, which changes no statistic of how far they are apart.
+        """
+        logarithm, balanced = 0.0, True
         for stratum in np.unique(strata := self._strata(folds)):
             sides = self.side[strata == stratum]
             n, k = len(sides), int(sides.sum())
             logarithm += math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        return math.exp(-logarithm) if logarithm < 700 else 0.0
+            balanced = balanced and 2 * k == n
+        return min(1.0, math.exp(-logarithm) * (2.0 if balanced else 1.0)) if logarithm < 700 else 0.0
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,12 @@ from typing import Literal
 import numpy as np
 
 from simkit.embedding import Embedding, row_digests
-from simkit.estimators.subsamples import sampled
 from simkit.recipe import rng_for
 from simkit.transport import Gaussian, exact_transport, exact_transport_seconds, gaussian_distances, gaussian_distances_seconds, gaussian_of, squared_distances
 from simkit.transport.costs import Cloud
 from simkit.transport.threads import each
 
-__all__ = ["ClassWeights", "LabelCost", "LabelledCloud", "label_costs_seconds", "labelled_cloud", "shared_label_costs", "single_image_flag"]
+__all__ = ["ClassWeights", "LabelCost", "LabelledCloud", "label_costs_seconds", "labelled_cloud", "sampled", "shared_label_costs", "single_image_flag"]
 
 LabelCost = Literal["gaussian", "exact", "means", "none"]
 ClassWeights = Literal["empirical", "balanced"]
@@ -148,6 +147,21 @@ def _by_appearance(labels: np.ndarray) -> np.ndarray:
 
 def _mean_of(rows: np.ndarray) -> Gaussian:
     return Gaussian(rows.mean(0, dtype=np.float64), np.empty((0, rows.shape[1])), 0.0, len(rows))
+
+
+def sampled(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of a random sample of ``size`` rows in which the classes keep their shares (rounded; each keeps an image where ``size`` allows it)."""
+    counts = np.bincount(labels)
+    exact = counts * (size / len(labels))
+    least = 1 if size >= (counts > 0).sum() else 0
+    quota = np.minimum(counts, np.maximum(np.floor(exact), least)).astype(int)
+    for k in np.argsort(quota - exact, kind="stable"):  # those that lost most by rounding first
+        if quota.sum() < size and quota[k] < counts[k]:
+            quota[k] += 1
+    while quota.sum() > size:
+        quota[np.argmax(np.where(quota > least, quota - exact, -np.inf))] -= 1
+    drawn = rng.permutation(len(labels))
+    return np.sort(np.concatenate([drawn[labels[drawn] == k][:q] for k, q in enumerate(quota)]))
 
 
 def single_image_flag(cloud: LabelledCloud) -> str:

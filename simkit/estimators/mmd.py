@@ -68,6 +68,9 @@ class KernelEstimator(FeatureEstimator):
         test = permutation_test(source, target, self.name, self.tiles, self.permutations, rng, biased=self.biased)
         few = test.resolution > 0.05
         flags = (f"p cannot be below {test.resolution:.2g}: {test.units[0]} and {test.units[1]} units to permute",) if few else ()
+        if test.shared:
+            what = "groups" if source.grouped and target.grouped else "images"
+            flags = (*flags, f"{test.shared} {what} are in both sets: p has little power")
         units = test.units if source.points.digest <= target.points.digest else test.units[::-1]
         detail = {**score.detail, "permutations": self.permutations, "p_resolution": test.resolution, "permuted_units": units}
         return replace(score, p=test.p, detail=detail, flags=(*score.flags, *flags))

@@ -1,4 +1,4 @@
-"""Random parts of a data set, without replacement: halves, and samples of a given size; whole groups where groups exist.
+"""Random parts of a data set, without replacement: halves (whole groups where groups exist), and samples of a given size.
 
 A sample with replacement (the bootstrap) holds rows twice, which distances between point sets, neighbours and kernels take for nearness.
 """
@@ -11,73 +11,49 @@ from typing import Any
 
 import numpy as np
 
-from simkit.embedding import Embedding
+from simkit.embedding import Embedding, row_digests
 from simkit.errors import NotEnoughData
 from simkit.estimators.base import Estimator
 from simkit.recipe import rng_for
 
-__all__ = ["Subsamples", "halves", "named_rng", "sampled", "shortened"]
+__all__ = ["Subsamples", "halves", "named_rng", "shortened"]
 
 
 def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedding]:
-    """A random split in two: whole groups where groups exist, else half of each class (classes of odd size alternate sides).
+    """A random split in two of images, or of whole groups where groups exist; byte-identical images stay together.
+
+    Classes are not balanced: two samples of one law differ in their shares of the classes as well, and a floor without that is too low.
 
     Raises:
         NotEnoughData: for fewer than four rows or two groups.
     """
-    if view.groups:
-        names, members = np.unique(view.groups, return_inverse=True)
-        if len(names) < 2:
-            raise NotEnoughData("SK501", view.name, "1 group cannot be split in two halves", "an interval needs at least two groups (patients)")
-        sizes = np.bincount(members, minlength=len(names))
-        side, filled = np.zeros(len(names), dtype=int), [0, 0]
-        for g in rng.permutation(len(names)):
+    names = np.array(view.groups) if view.groups else row_digests(view.features)
+    units, members = np.unique(names, return_inverse=True)
+    if view.groups and len(units) < 2:
+        raise NotEnoughData("SK501", view.name, "1 group cannot be split in two halves", "an interval needs at least two groups (patients)")
+    if len(view) < 4 and not view.groups:
+        raise NotEnoughData("SK501", view.name, f"{len(view)} images cannot be split in two halves", "an interval needs at least four images")
+    if len(units) < 2:
+        raise NotEnoughData("SK501", view.name, "images that are all alike cannot be split in two halves", "an interval needs at least two different images")
+    sizes = np.bincount(members, minlength=len(units))
+    side = np.zeros(len(units), dtype=int)
+    order = rng.permutation(len(units))
+    if len(units) == len(view):
+        side[order[int(rng.integers(2)) :: 2]] = 1
+    else:
+        filled = [0, 0]
+        for g in order:
             side[g] = int(filled[1] < filled[0])
             filled[side[g]] += sizes[g]
-        mask = side[members] == 0
-    else:
-        if len(view) < 4:
-            raise NotEnoughData("SK501", view.name, f"{len(view)} images cannot be split in two halves", "an interval needs at least four images")
-        order = view.by_content[rng.permutation(len(view))]
-        if view.labels is not None:
-            order = order[np.argsort(view.labels[order], kind="stable")]
-        mask = np.zeros(len(view), dtype=bool)
-        mask[order[int(rng.integers(2)) :: 2]] = True
+    mask = side[members] == 0
     return view.take(np.flatnonzero(mask)), view.take(np.flatnonzero(~mask))
 
 
 def shortened(view: Embedding, size: int, rng: np.random.Generator) -> Embedding:
-    """At most ``size`` random rows: whole groups where groups exist (at least one), else each class in proportion."""
+    """``size`` random rows (all of them where there are no more): of every class and group as chance will have it, so that each can take part."""
     if len(view) <= size:
         return view
-    if view.groups:
-        names, members = np.unique(view.groups, return_inverse=True)
-        sizes = np.bincount(members, minlength=len(names))
-        taken: list[int] = []
-        total = 0
-        for g in rng.permutation(len(names)):
-            if not taken or total + sizes[g] <= size:
-                taken.append(g)
-                total += int(sizes[g])
-        return view.take(np.flatnonzero(np.isin(members, taken)))
-    labels = np.zeros(len(view), dtype=np.int64) if view.labels is None else np.unique(view.labels, return_inverse=True)[1]
-    order = view.by_content
-    return view.take(np.sort(order[sampled(labels[order], size, rng)]))
-
-
-def sampled(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions of a random sample of ``size`` rows in which the classes keep their shares (rounded; each keeps an image where ``size`` allows it)."""
-    counts = np.bincount(labels)
-    exact = counts * (size / len(labels))
-    least = 1 if size >= (counts > 0).sum() else 0
-    quota = np.minimum(counts, np.maximum(np.floor(exact), least)).astype(int)
-    for k in np.argsort(quota - exact, kind="stable"):  # those that lost most by rounding first
-        if quota.sum() < size and quota[k] < counts[k]:
-            quota[k] += 1
-    while quota.sum() > size:
-        quota[np.argmax(np.where(quota > least, quota - exact, -np.inf))] -= 1
-    drawn = rng.permutation(len(labels))
-    return np.sort(np.concatenate([drawn[labels[drawn] == k][:q] for k, q in enumerate(quota)]))
+    return view.take(np.sort(view.by_content[rng.permutation(len(view))[:size]]))
 
 
 def named_rng(estimator: Estimator, source: str, target: str, seed: int, *what: object) -> np.random.Generator:
@@ -117,6 +93,11 @@ class Subsamples:
     @property
     def _large(self) -> bool:
         return 2 * self.repeats * self.view.features.nbytes > KEPT
+
+    @cached_property
+    def groups(self) -> int | None:
+        """Number of groups (patients), or None where there are none."""
+        return len(set(self.view.groups)) if self.view.groups else None
 
     @cached_property
     def half_sizes(self) -> list[int]:

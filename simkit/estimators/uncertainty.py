@@ -33,8 +33,8 @@ def unequal(estimator: Estimator, score: Score, n_source: int, n_target: int) ->
 def matched_score(estimator: Estimator, source: Subsamples, target: Subsamples, size: int) -> Score:
     """The measure at one size a side: mean over random samples of ``size`` images of each set, drawn without replacement.
 
-    A set that has no more images than that takes part whole. The p-value, where the measure has one, belongs to the first sample; the detail
-    is that of the first sample, with all values as ``draw_values``.
+    A set that has no more images than that takes part whole; rows are drawn whatever their groups and classes. The p-value, where the measure has one,
+    belongs to the first sample; the detail is that of the first sample, with all values as ``draw_values``.
     """
     sides = [list(one.drawn(size)) for one in (source, target)]
     count = max(len(side) for side in sides)
@@ -56,9 +56,9 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Subsamples, tar
     Interval: value +- t(R-1, 0.975) times a standard error. The standard deviation over R random parts of b of n images, taken without
     replacement from both sides, times sqrt(b / (n - b)) (the larger of both sides), estimates the standard error at the full size
     (delete-d jackknife, Shao and Wu 1989; subsampling, Politis and Romano 1994); parts are halves, or smaller where the value was computed at one
-    common size, whose own Monte-Carlo error is then added. It is the spread of the value *at these sample sizes*: it is conservative for
-    pairs near their floor, and it does not contain the distance between the populations when the bias of small samples is larger than
-    the spread.
+    common size, whose own Monte-Carlo error is then added. With few groups (patients) the t quantile has as many degrees of freedom as there are
+    groups less one, and a flag says so. It is the spread of the value *at these sample sizes*: it is conservative for pairs near their floor, and it
+    does not contain the distance between the populations when the bias of small samples is larger than the spread.
 
     Floor and verdict: source and target halves are cut to one common size m, so that the bias is the same on both sides. The mean excess of d(S, T)
     over d(T', T) is held against its standard error, from its variance V over the R repeats as above: V ((1/n_S + 2/n_T) / (1/m - 1/n_S +
@@ -75,15 +75,15 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Subsamples, tar
         floors = target.floors(size) if estimator.kind == "distance" else None
     except NotEnoughData as error:
         return replace(score, flags=(*score.flags, f"no interval: {error.problems[0].message}"))
-    draws = score.detail.get("draw_values", ())
-    noise = float(np.var(draws, ddof=1)) / len(draws) if len(draws) > 1 else 0.0
-    error_ = float(np.sqrt(share * np.var(values, ddof=1) + noise))
-    spread = error_ * float(t.ppf(0.975, target.repeats - 1))
+    variance = float(np.var(values, ddof=1))
+    error_ = float(np.sqrt(share * variance + _draw_noise(score.detail.get("draw_values", ()), values)))
+    freedom = min([target.repeats, *(one.groups for one in (source, target) if one.groups is not None)]) - 1
+    spread = error_ * float(t.ppf(0.975, freedom))
     low, high = estimator.bounds
     lower = score.value - spread if low is None else max(low, score.value - spread)
     upper = score.value + spread if high is None else min(high, score.value + spread)
     detail = {**score.detail, "standard_error": error_, "half_sample_mean": float(np.mean(values)), "repeats": target.repeats}
-    flags = score.flags
+    flags = (*score.flags, *_few_groups(source, target))
     if excess is not None and floors is not None:
         sign = -1.0 if estimator.higher_is_better else 1.0
         common = _common(source, target, size)
@@ -97,6 +97,25 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Subsamples, tar
             flags = (*flags, INDISTINCT)
     floor = None if floors is None else float(np.mean(floors))
     return replace(score, interval=(lower, upper), floor=floor, flags=flags, detail=detail)
+
+
+FEW_GROUPS = 6
+"""Groups from which on nothing is said about their number."""
+
+
+def _few_groups(source: Subsamples, target: Subsamples) -> list[str]:
+    """A flag for each data set whose halves are made of a handful of groups."""
+    sides = (source, target) if source.view is not target.view else (source,)
+    return [f"interval from {one.groups} groups of {one.view.name} only" for one in sides if one.groups is not None and one.groups < FEW_GROUPS]
+
+
+def _draw_noise(draws: Sequence[float], values: Sequence[float]) -> float:
+    """Variance that a mean over few random samples has by itself; from the samples and the parts together, as one sample alone shows none."""
+    if not len(draws):
+        return 0.0
+    within = float(np.var(draws, ddof=1)) * (len(draws) - 1) if len(draws) > 1 else 0.0
+    pooled = (within + float(np.var(values, ddof=1)) * (len(values) - 1)) / (len(draws) + len(values) - 2)
+    return pooled / len(draws)
 
 
 def _parts(estimator: Estimator, source: Subsamples, target: Subsamples, size: int) -> tuple[list[float], float]:

@@ -80,7 +80,7 @@ def _scatter_figure(content: Content, method: str, panels: Mapping[str, Sequence
     caption += "" if info.higher_is_better else ": the axis of a distance runs backwards"
     caption += ". Bars are 95 % intervals. Targets are not pooled, because each has its own difficulty."
     if any(cell.floor is not None for points in panels.values() for _, cell, _ in points):
-        caption += " The dashed line is the floor, the value between two halves of the target (at half its size, where many distances are larger)."
+        caption += " The dashed line is the floor, the value between two halves of the target (at half its size or less, where many distances are larger)."
     caption += f" No panel, because fewer than two sources have both numbers: {shortened(without)}." if without else ""
     return NamedFigure(name, f"Similarity against transfer: {method}", caption, figure)
 

@@ -86,7 +86,7 @@ def scores_text(scores: ScoreTable, width: int = 80, *, methods: Sequence[Method
     """One block per target: sources in rows, measures in columns; as many blocks below each other as the width asks for.
 
     The best value of a measure has a ``*``, one whose solver did not converge a ``!``; numbers in brackets behind the interval point to
-    the flags below. The row "floor" is the value between two halves of the target, at half its size; whether a source can be told from a
+    the flags below. The row "floor" is the value between two halves of the target, at half its size or less; whether a source can be told from a
     second sample of the target is decided at that size and said by a flag. "ceiling" is the value of an unrelated data set, "images a side" the
     common size at which the pairs were measured.
 
@@ -129,13 +129,14 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
     units = "; ".join(f"{name} in {infos[name].unit}" for name in methods if infos[name].unit)
     legends = [f"{BEST} best of the target; {UNCONVERGED} the solver did not converge: do not trust the value"]
     if "matched" in scales:
-        legends.append("images a side: both sets were cut to so many images, mean over random samples, because the measure depends on the sample size")
+        legends.append("images a side: both sets were cut to so many images, mean over random samples, because the value depends on the sample size or because "
+                       "it was asked for; a p-value is then that of the first sample")
     if any(cell.p is not None for cell in cells):
         legends.append("p: permutation test of equal distributions; with many images it is small for any pair: read the value first")
     if "ceiling" in scales:
         legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named); a source can lie beyond it")
     if "floor" in scales:
-        legends.append("floor: the value between two halves of the target, at half its size. It is held against half-samples of each pair, not against the "
+        legends.append("floor: the value between two halves of the target, at half its size or the images a side, whichever is less. It is held against half-samples of each pair, not against the "
                        "values above it: the flag \"not distinguishable from the target\" is what counts")
     legends += [f"units: {units}"] if units else []
     title = paragraph(f"Target {target}{f' (n = {size})' if size else ''}", width)
