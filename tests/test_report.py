@@ -355,12 +355,12 @@ def test_the_floor_is_explained_and_the_flag_shown(full: Content) -> None:
     flagged = replace(full, scores=ScoreTable(rows))
     item = next(item for item in figures(flagged) if item.name.startswith("measures-script"))
     assert item.figure is not None
-    assert "The row floor is the value between two halves of the target, so at half its size: what is held against it is the mean of a pair over half-samples" \
-        in item.caption
+    assert ("The row floor is the value between two halves of the target, so at half its size or less: what is held against it is the mean of a pair over "
+            "half-samples") in item.caption
     assert f"≈ marks a source that was found {flag} in this way" in item.caption
     assert re.search(r"\d ≈", _svg_words(svg_text(item.figure)))
     text = re.sub(r"\s+", " ", scores_text(flagged.scores, 100))
-    assert "floor: the value between two halves of the target, at half its size." in text
+    assert "floor: the value between two halves of the target, at half its size or the images a side, whichever is less." in text
     assert f'the flag "{flag}" is what counts' in text
     assert f"(1) {flag}" in text
     assert not any("≈" in other.caption for other in figures(full))

@@ -181,8 +181,8 @@ def _reading(cells: Iterable[ScoreCell], target: str) -> str:
     text = "Values as each measure defines them; the shade is the rank of the source within one measure, so that units do not matter"
     text += "; sources of equal value share the mean of their ranks." if any(cell.equal for cell in own) else "."
     if any(cell.floor is not None for cell in own):
-        text += (" The row floor is the value between two halves of the target, so at half its size or less: what is held against it is the mean of a pair over "
-                 "half-samples (half_sample_mean in the details of a score), not the value printed above it.")
+        text += (" The row floor is the value between two halves of the target, so at half its size or less: what is held against it is the mean of a pair "
+                 "over half-samples (half_sample_mean in the details of a score), not the value printed above it.")
         text += f" {NOT_TOLD} marks a source that was found {AT_FLOOR} in this way." if any(AT_FLOOR in cell.flags for cell in own) else ""
     if any(cell.ceiling is not None for cell in own):
         text += " The row ceiling is the value of an unrelated data set (pictures of noise, unless the study names another); a source can lie beyond it."

@@ -136,8 +136,8 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
     if "ceiling" in scales:
         legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named); a source can lie beyond it")
     if "floor" in scales:
-        legends.append("floor: the value between two halves of the target, at half its size or the images a side, whichever is less. It is held against half-samples of each pair, not against the "
-                       "values above it: the flag \"not distinguishable from the target\" is what counts")
+        legends.append("floor: the value between two halves of the target, at half its size or the images a side, whichever is less. It is held against parts "
+                       "of each pair, not against the values above it: the flag \"not distinguishable from the target\" is what counts")
     legends += [f"units: {units}"] if units else []
     title = paragraph(f"Target {target}{f' (n = {size})' if size else ''}", width)
     return "\n".join([title, "\n\n".join(blocks), *(paragraph(line, width, indent="    ", first="  ") for line in legends), *notes.lines(width)])
