@@ -32,7 +32,7 @@ FAMILIES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "classifiers": [("domain-classifier", {}), ("cross-learning", {})],
     "one set": [("vendi", {}), ("effective-rank", {}), ("intrinsic-dimension", {})],
 }
-SIZES = {False: (500, 1000, 2000, 4000, 8000), True: (250, 500, 1000)}
+SIZES = {False: (500, 1000, 2000, 4000, 8000, 16000), True: (250, 500, 1000)}
 DIMENSIONS = {False: (128, 256, 512, 1024, 2048), True: (64, 128, 256)}
 FIXED_SIZE, FIXED_DIMENSION = 2000, 512
 MOST_SECONDS = 60.0
@@ -97,13 +97,16 @@ def plot(found: dict[str, dict[str, list[dict[str, Any]]]], path: str) -> None:
 
     families = {family: [name for name, _ in names if name in found] for family, names in FAMILIES.items()}
     families = {family: names for family, names in families.items() if names}
-    figure, axes = pyplot.subplots(2, len(families), figsize=(3.1 * len(families), 5.6), sharey="row", layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(2, len(families), figsize=(3.1 * len(families), 6.2), sharey="row", layout="constrained", squeeze=False)
     for column, (family, names) in enumerate(families.items()):
         for row, along in enumerate(("n", "d")):
             axis = axes[row, column]
             for name in names:
                 axis.loglog([r[along] for r in found[name][along]], [r["seconds"] for r in found[name][along]], marker="o", markersize=3, label=name)
             axis.set_xlabel("images a side (d = 512)" if along == "n" else "features (n = 2,000)")
+            ticks = sorted({r[along] for name in names for r in found[name][along]})
+            axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=45)
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
         axes[0, column].set_title(family)
         axes[0, column].legend(frameon=False, fontsize=8)

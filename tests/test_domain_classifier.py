@@ -400,3 +400,8 @@ def test_rough_seconds_grow_with_the_sizes(classifier: str) -> None:
 @pytest.mark.parametrize("options", [{"report": "auc"}, {"report": "accuracy"}, {"report": "pad"}, {"classifier": "svm"}, {"classifier": "knn"}])
 def test_promises(options: dict[str, str]) -> None:
     check_estimator("domain-classifier", options={**options, "permutations": 99})
+
+
+def test_more_neighbours_than_training_images_are_refused() -> None:
+    with pytest.raises(NotEnoughData, match=r"500 neighbours of 48 training images of .*\nfix: set neighbours to at most 48"):
+        compare("domain-classifier", cloud(30), cloud(30, seed=1), classifier="knn", neighbours=500)

@@ -273,10 +273,11 @@ def test_one_patient_against_many_counts_only_what_has_a_statistic() -> None:
         return one, Embedding(cloud(30, 3, 2 * t + 1), groups=tuple(f"q{i}" for i in range(30)), name="many")
 
     assert rejected(pair, trials=40) <= 0.1
-    score = compare("energy", *pair(0))
+    assert compare("energy", *pair(0)).p is None  # every exchange would leave one image on a side
+    other = Embedding(cloud(30, 3, 1), groups=tuple(f"q{i // 2}" for i in range(30)), name="pairs")
+    score = compare("energy", pair(0)[0], other)
     assert score.p is not None
-    assert 0 < score.p <= 1
-    assert score.detail["p_resolution"] >= 1 / 31
+    assert score.detail["p_resolution"] == pytest.approx(1 / 16)
 
 
 def test_patients_of_both_sets_exchange_their_two_parts() -> None:
@@ -299,3 +300,10 @@ def test_the_smallest_p_counts_both_directions_of_a_swap() -> None:
     score = compare(method, cloud(3), cloud(3, seed=1, shift=50.0))
     assert score.detail["p_resolution"] == pytest.approx(0.1)
     assert score.flags == ("p cannot be below 0.1: 3 and 3 units to permute",)
+
+
+def test_without_anything_to_exchange_there_is_no_p() -> None:
+    """Copies of one image against others: no assignment but the one that was observed."""
+    score = compare("energy", cloud(30), np.full((20, 6), 3.0))
+    assert score.p is None
+    assert any(flag.startswith("no permutation test: 30 and 1 different images or groups") for flag in score.flags)

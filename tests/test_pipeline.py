@@ -17,6 +17,8 @@ from images import FINETUNE, study_text, write_images
 
 import simkit
 from simkit.errors import DataError, IntegrityError, NotEnoughData, ResourceError, UsageError
+from simkit.estimators.base import Score
+from simkit.pipeline import scoring
 from simkit.store import Store
 
 
@@ -226,3 +228,9 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.wait() == 130
     assert "the same command goes on from there" in rest
     assert "Traceback" not in rest
+
+
+def test_scores_that_were_stored_before_there_were_ceilings_are_read() -> None:
+    """Measures of cards have the same recipe as then."""
+    stored = {"value": 1.5, "converged": True, "detail": {"source": 30}, "interval": None, "floor": None, "flags": ["small"]}
+    assert scoring._score_from(stored) == Score(1.5, detail={"source": 30}, flags=("small",))

@@ -78,6 +78,8 @@ def test_common_sizes() -> None:
     assert common_size(Energy(), sizes, "auto") is None
     assert common_size(Energy(biased=True), sizes, "auto") == 20
     assert common_size(Energy(), sizes, 10) == 10
+    assert common_size(Frechet(), sizes | {"tiny": 3}, "auto") == 20  # a handful of images does not decide for all
+    assert common_size(Frechet(), {"tiny": 3, "other": 5}, "auto") is None
     with pytest.raises(UsageError, match=r"study: size_match.*40 images a side are more than there are: 'b' has 20, 'a' has 30\nfix: give at most 20"):
         common_size(Frechet(), sizes, 40, where="study: size_match")
 
@@ -137,6 +139,7 @@ def test_the_ceiling_is_the_value_of_an_unrelated_set_at_the_same_size() -> None
     unlabelled = compare("otdd", source, target, repeats=3, ceiling=bare)
     assert unlabelled.ceiling is None
     assert "needs labels" in unlabelled.detail["no_ceiling"]
+    assert any(flag.startswith("no ceiling: otdd needs labels") for flag in unlabelled.flags)
 
 
 def test_classes_do_not_make_the_floor_too_low() -> None:
@@ -197,3 +200,26 @@ def test_a_property_of_the_source_is_computed_once_for_all_targets(monkeypatch: 
     assert scores["a", "t"] == scores["a", "u"]
     assert made.count("a") == 2 + 3
     assert not {"t", "u"} & set(made)
+
+
+def test_a_handful_of_images_is_measured_whole_and_leaves_the_others_alone() -> None:
+    views = {"tiny": cloud("tiny", 8), "a": cloud("a", 60), "t": cloud("t", 40)}
+    scores = score_pairs(Frechet(), views, [("tiny", "t"), ("a", "t")], sampling=Sampling(size_match="auto"))
+    assert scores["a", "t"].matched == 40  # type: ignore[union-attr]
+    assert scores["tiny", "t"].matched is None  # type: ignore[union-attr]
+    assert UNEQUAL in scores["tiny", "t"].flags  # type: ignore[union-attr]
+
+
+def test_a_measure_at_its_bound_is_not_called_alike() -> None:
+    score = compare("coverage", cloud("s", 60, 3.0), cloud("t", 60), k=29, repeats=4)
+    if score.value == 1.0:
+        assert any(flag.startswith("at its bound of 1, as is the floor") for flag in score.flags)
+    same = compare("coverage", cloud("s", 60), cloud("t", 60), k=25, repeats=4)
+    assert same.value == 1.0
+    assert any(flag.startswith("at its bound of 1, as is the floor") for flag in same.flags)
+    assert INDISTINCT not in same.flags
+
+
+def test_a_ceiling_with_other_features_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"SK109.*'noise' has 3 features, 't' 4"):
+        compare("frechet", cloud("s", 40), cloud("t", 40), repeats=3, ceiling=cloud("noise", 40, d=3))

@@ -124,7 +124,8 @@ def _unique(names: list[str]) -> None:
 @click.option("--size-match", default="auto", show_default=True, metavar="auto|off|N",
               help="Images a side at which each pair is measured; auto: the smallest set among a target and its sources, for measures that depend on n.")
 @click.option("--draws", type=click.IntRange(1), default=5, show_default=True, help="Random samples of that size, over which a score is averaged.")
-@click.option("--ceiling", default="noise", show_default=True, help="Unrelated data set scored as well, to read the scale: noise, none, or a data set's name.")
+@click.option("--ceiling", default="noise", show_default=True,
+              help="Unrelated data set scored as well, to read the scale: noise, none, or a data set's name; with --repeats.")
 @click.option("--out", type=click.Path(), default=None, help="Also write the scores to this CSV file.")
 @click.option("--study", type=click.Path(), default=None, help="Study file whose data set names may be used.")
 @device_options
@@ -153,6 +154,8 @@ def distance(
     if out:
         table.to_csv(out)
         output.say(f"wrote {len(table)} scores to {out}")
+    for name in (name for name in made.targets if name in made.sources):
+        output.say(f"{name} -> {name}: left out, a data set is no source for itself")
     named = {m.name for m in made.methods} if not made.all_methods else set()
     left_out = [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable]
     skipped = [f"{s.dataset}: {s.key} skipped: {s.reason}" for d in kept.values() for s in d.skipped]
@@ -163,7 +166,12 @@ def distance(
     value = {"scores": rows, "unavailable": left_out, "skipped": skipped}
     ids = [f"{r['source']}\t{r['target']}\t{r['method']}\t{r['value']!r}" + ("" if r["converged"] else "\tnot converged") for r in table.records]
     output.result(text, value, ids)
-    return output.finish([*skipped, *(f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable if u.method in named)])
+    status = output.finish([*skipped, *(f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in unavailable if u.method in named)])
+    return status if len(table) else NOTHING
+
+
+NOTHING = 7
+"""Exit status where not one score could be computed."""
 
 
 def _size_match(text: str) -> Any:

@@ -28,7 +28,8 @@ class Sampling:
         seed: of every random choice.
         repeats: half-samples for interval and floor (0: none, else at least 3); only for embeddings.
         size_match: images a side at which every pair is measured: a number; "auto", for measures that depend on the sample sizes the smallest
-            data set among a target and its sources, for others all images; "off", all images.
+            data set among a target and its sources (of those with at least 20 images; pairs with a smaller one are measured whole, and flagged), for
+            others all images; "off", all images.
         draws: random samples of that size, over which the value is averaged.
     """
 
@@ -44,6 +45,10 @@ class Sampling:
             raise UsageError("SK102", "size_match", f"{self.size_match!r} is not a number of images", "give auto, off, or a whole number of at least 2")
         if self.draws < 1:
             raise UsageError("SK102", "draws", f"{self.draws} samples have no mean", "give at least 1")
+
+
+LEAST = 20
+"""Images from which on a data set decides about the common size of all: a handful of images would leave nothing of the others."""
 
 
 def common_size(estimator: Estimator, sizes: Mapping[str, int], size_match: SizeMatch, *, where: str = "") -> int | None:
@@ -67,7 +72,8 @@ def common_size(estimator: Estimator, sizes: Mapping[str, int], size_match: Size
             message = f"{size_match} images a side are more than there are: {found}"
             raise UsageError("SK102", where or "size_match", message, f"give at most {min(small.values())}, or auto, or leave the data set out")
         return size_match
-    return min(sizes.values()) if estimator.size_biased else None
+    enough = [n for n in sizes.values() if n >= LEAST]
+    return min(enough) if estimator.size_biased and enough else None
 
 
 def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
@@ -203,6 +209,8 @@ class _Scorer:
     def _scored(self, measure: Estimator, source: str, target: str, size: int | None) -> Score:
         views = self.views
         n, m = len(views[source]), len(views[target])
+        if size is not None and min(n, m) < size:  # of a handful of images: measured whole, and flagged as unequal
+            size = None
         measure = measure.settled(min(n, size or n), min(m, size or m))
         one, other = self._subsamples(measure, source, target)
         if size is not None and max(n, m) > size:
@@ -238,7 +246,8 @@ class _Scorer:
             self.ceilings[key] = self._ceiling_of(measure, self.ceiling, self.views[target], size)
         found = self.ceilings[key]
         detail = {**score.detail, "ceiling_images": found.images} | ({"no_ceiling": found.reason} if found.reason else {})
-        return replace(score, ceiling=found.value, detail=detail)
+        flags = (*score.flags, f"no ceiling: {found.reason}") if found.reason else score.flags
+        return replace(score, ceiling=found.value, detail=detail, flags=flags)
 
 
     def _ceiling_of(self, measure: Estimator, unrelated: Embedding, target: Embedding, size: int | None) -> Ceiling:
@@ -246,7 +255,7 @@ class _Scorer:
             return Ceiling(None, 0, f"'{target.name}' is the unrelated data set itself")
         try:
             _check_views(measure, unrelated, target)
-        except SimkitError as error:
+        except DataError as error:  # it lacks labels; that it has other features is the caller's mistake
             return Ceiling(None, 0, error.problems[0].message)
         return ceiling_of(measure, unrelated, target, size, self.sampling.seed)
 

@@ -204,6 +204,12 @@ class DomainClassifier(FeatureEstimator):
                 message = f"'{name}' has {count} {what}, {self.folds} folds need at least {max(self.folds, 3)}"
                 raise NotEnoughData("SK501", self.name, message, f"set folds = {count}" if count >= 3 else f"give more {what}")
 
+        if self.classifier == "knn" and self.neighbours is not None:
+            least = len(pair.side) - int(np.bincount(stratified_folds(pair.units, pair.side, self.folds)).max())
+            if self.neighbours > least:
+                message = f"{self.neighbours} neighbours of {least} training images of {pair.names[0]} and {pair.names[1]}"
+                raise NotEnoughData("SK501", self.name, message, f"set neighbours to at most {least}, or leave it out (the root of the number)")
+
     def _neighbour_fold(self, pair: _Pair, train: np.ndarray, test: np.ndarray) -> tuple[float, float, int, bool]:
         """(AUC, balanced accuracy, number of neighbours, True) of one test fold."""
         shares, k = neighbour_shares(pair.rows[train], pair.rows[test], self.neighbours)

@@ -54,14 +54,14 @@ class Tested:
 
     Attributes:
         statistic: the squared discrepancy of the two sides as they are.
-        p: (1 + number of permutations that reach it) / (1 + permutations) (Phipson and Smyth 2010).
+        p: (1 + number of permutations that reach it) / (1 + permutations) (Phipson and Smyth 2010); None where no unit can change sides.
         resolution: smallest p that so many permutations of so many units can give.
         units: moved, of both sides.
         shared: units of both sides: groups that exchange their two parts, or images that have nothing to exchange.
     """
 
     statistic: float
-    p: float
+    p: float | None
     resolution: float
     units: tuple[int, int]
     shared: int
@@ -162,7 +162,8 @@ def permutation_test(
     found = np.concatenate([_statistics(pooled, tiles, sides[:, at : at + block], diagonal if biased else None) for at in range(0, permutations + 1, block)])
     observed, permuted = float(found[0]), found[1:][np.isfinite(found[1:])]
     tolerance = 1e-9 * max(abs(observed), float(np.abs(permuted).max(initial=0.0)))  # an assignment that comes up twice is a tie
-    p = (1 + int((permuted >= observed - tolerance).sum())) / (1 + len(permuted))
+    moved = (sides[:, 1:] != sides[:, :1]).any(0) & np.isfinite(found[1:])
+    p = (1 + int((permuted >= observed - tolerance).sum())) / (1 + len(permuted)) if moved.any() else None
     lowest = max(1.0 / (1 + len(permuted)), parts.smallest_p(1))
     return Tested(observed, p, lowest, parts.counts[::-1], len(set(first.units) & set(second.units)))
 

@@ -66,6 +66,8 @@ class KernelEstimator(FeatureEstimator):
         if source.points.digest == target.points.digest:
             return replace(score, p=1.0, detail={**score.detail, "identical": True})
         test = permutation_test(source, target, self.name, self.tiles, self.permutations, rng, biased=self.biased)
+        if test.p is None:
+            return replace(score, flags=(*score.flags, f"no permutation test: {test.units[0]} and {test.units[1]} different images or groups to exchange"))
         few = test.resolution > 0.05
         flags = (f"p cannot be below {test.resolution:.2g}: {test.units[0]} and {test.units[1]} units to permute",) if few else ()
         if test.shared:

@@ -44,7 +44,8 @@ def matched_score(estimator: Estimator, source: Subsamples, target: Subsamples, 
         rng = named_rng(estimator, source.view.name, target.view.name, target.seed, "size match", draw)
         scores.append(estimator.tested(one, other, rng) if draw == 0 else estimator.compare(one, other, rng))
         values.append(scores[-1].value)
-    flags = dict.fromkeys(flag for score in scores for flag in score.flags)
+    later = [flag for score in scores[1:] for flag in score.flags if flag.startswith("not converged")]
+    flags = dict.fromkeys([*scores[0].flags, *later])
     detail = {**scores[0].detail, "draws": count, "draw_values": values}
     mean = float(np.mean(values))
     return replace(scores[0], value=mean, converged=all(score.converged for score in scores), detail=detail, flags=tuple(flags), matched=size)
@@ -94,7 +95,9 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Subsamples, tar
         margin = float(t.ppf(0.95, target.repeats - 1) * np.std(excess, ddof=1) * np.sqrt(_excess_share(len(source.view), len(target.view), common)
                                                                                            + 1 / target.repeats))
         if sign * float(np.mean(excess)) <= margin and source.view is not target.view:
-            flags = (*flags, INDISTINCT)
+            best = high if estimator.higher_is_better else low
+            saturated = best is not None and score.value == best and all(one == best for one in floors)
+            flags = (*flags, f"at its bound of {best:g}, as is the floor: with these options the measure tells nothing apart" if saturated else INDISTINCT)
     floor = None if floors is None else float(np.mean(floors))
     return replace(score, interval=(lower, upper), floor=floor, flags=flags, detail=detail)
 

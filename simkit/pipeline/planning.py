@@ -136,6 +136,9 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     if not study.pairs:
         raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
     methods, impossible = _possible(study, datasets)
+    for method in methods:
+        if isinstance(getattr(method, "device", None), str):
+            resolve_device(method.device, where=f"methods: {method.name}.device")
     _check_sizes(methods, study, datasets)
     store = Store(study.store)
     steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)

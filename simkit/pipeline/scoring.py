@@ -198,5 +198,8 @@ def _in_threads(
 
 def _score_from(value: Mapping[str, Any]) -> Score:
     interval = value["interval"]
-    return Score(value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"], value["ceiling"], value["p"],
-                 value["matched"], tuple(value["flags"]))
+    return Score(
+        value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"],
+        value.get("ceiling"), value.get("p"), value.get("matched"),  # measures of cards may have been stored before there were these
+        tuple(value["flags"]),
+    )
