@@ -207,7 +207,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     if top.repeats in (1, 2):
         problems.add("SK102", f"{where}: repeats", f"{top.repeats} half-samples give no interval", "give 0 (no interval) or at least 3")
     if top.ceiling not in ("noise", "none"):
-        _check_names((top.ceiling,), tuple(declared or ()), f"{where}: ceiling", problems)
+        _check_names((top.ceiling,), ("noise", "none", *(declared or ())), f"{where}: ceiling", problems)
     if "targets" not in content:
         problems.add("SK104", f"{where}: targets", "no target is named", 'add targets = ["name of a data set"]')
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)

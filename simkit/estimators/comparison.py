@@ -207,6 +207,7 @@ class _Scorer:
         return self._scored(measure, source, target, size)
 
     def _scored(self, measure: Estimator, source: str, target: str, size: int | None) -> Score:
+        """The score of a pair at ``size`` images a side (None: all)."""
         views = self.views
         n, m = len(views[source]), len(views[target])
         if size is not None and min(n, m) < size:  # of a handful of images: measured whole, and flagged as unequal
@@ -248,7 +249,6 @@ class _Scorer:
         detail = {**score.detail, "ceiling_images": found.images} | ({"no_ceiling": found.reason} if found.reason else {})
         flags = (*score.flags, f"no ceiling: {found.reason}") if found.reason else score.flags
         return replace(score, ceiling=found.value, detail=detail, flags=flags)
-
 
     def _ceiling_of(self, measure: Estimator, unrelated: Embedding, target: Embedding, size: int | None) -> Ceiling:
         if unrelated.name == target.name:

@@ -20,7 +20,7 @@ from simkit.embedding import Embedding, content_order
 from simkit.errors import DataError, NotEnoughData
 from simkit.estimators.base import FeatureEstimator
 from simkit.estimators.pairwise import EXACT, Points, announced, pairwise_seconds, squared_distance_tiles
-from simkit.transport.arrays import device_of, namespace, numpy_of, placed
+from simkit.transport.arrays import beside, device_of, namespace, numpy_of, placed
 from simkit.transport.interruption import go_on
 
 __all__ = ["BallEstimator", "DistinctRows", "distinct_rows", "held", "inside", "nearest", "work_seconds"]
@@ -189,7 +189,7 @@ def held(balls: DistinctRows, others: DistinctRows, *, closed: bool) -> np.ndarr
         raise DataError("SK210", longest, message, "remove or recompute these rows, or scale the features")
     # |y| <= |x| + |x - y|: for whatever lies in the ball, |y|² is at most 2 (|x|² + r²)
     limit = radii + error * (3.0 * a + 2.0 * radii)
-    bound = _beside(limit if error == ERROR[True] else limit.astype(np.float32), centres.rows)
+    bound = beside(limit if error == ERROR[True] else limit.astype(np.float32), centres.rows)
     out = np.zeros(len(points), dtype=np.int64)
     for rows, columns, tile in squared_distance_tiles(centres, points):
         i, j = namespace(tile).nonzero(tile <= bound[rows, None])
@@ -256,7 +256,7 @@ def nearest(queries: Points, base: Points, size: int, *, within: bool = False) -
         doubt = np.flatnonzero(_doubtful(squared[:, -1], worst, a, exact=False))
         step = max(1, EXACT // len(base))
         for part in (doubt[start : start + step] for start in range(0, len(doubt), step)):
-            piece = replace(queries, rows=queries.rows[_beside(part, queries.rows)])
+            piece = replace(queries, rows=queries.rows[beside(part, queries.rows)])
             again, worst[part] = _candidates(piece, base, wanted, exact=True)
             index[part], squared[part] = _refined(piece, base, again, None if own is None else part, size)
     for row in doubt[_doubtful(squared[doubt, -1], worst[doubt], a[doubt], exact=True)]:
@@ -363,7 +363,7 @@ def _exact_squared(first: Points, second: Points, i: np.ndarray, j: np.ndarray) 
             gap = np.subtract(x[i[part]], y[j[part]], dtype=np.float64)
             out[part] = np.einsum("ij,ij->i", gap, gap)
         else:
-            gap = x[_beside(i[part], x)].double() - y[_beside(j[part], y)].double()
+            gap = x[beside(i[part], x)].double() - y[beside(j[part], y)].double()
             out[part] = numpy_of((gap * gap).sum(1))
     return out
 
@@ -378,12 +378,3 @@ def _squared_lengths(first: Points, second: Points) -> tuple[np.ndarray, np.ndar
         parts = (xp.astype(rows[start : start + step], xp.float64) - middle for start in range(0, len(rows), step))
         lengths.append(np.concatenate([numpy_of(xp.sum(part * part, axis=1)) for part in parts]))
     return lengths[0], lengths[1]
-
-
-def _beside(values: np.ndarray, rows: Any) -> Any:
-    """The values where ``rows`` are: as they are, or as a tensor on their device."""
-    if isinstance(rows, np.ndarray):
-        return values
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(values)).to(rows.device)

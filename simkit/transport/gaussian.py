@@ -263,11 +263,10 @@ def gaussian_distance(first: Gaussian, second: Gaussian) -> tuple[float, float]:
         total = first.trace + second.trace
         if error[0] <= ACCURACY * max(mean_part + total - 2.0 * norm[0], 0.0):
             return mean_part, max(0.0, float(total - 2.0 * norm[0]))
-    cross = first.factor @ second.factor.T
-    if isinstance(cross, np.ndarray):
-        norm, error = _nuclear_norms(cross[None], nullity)
+        cross = first.factor @ second.factor.T  # for its singular values, below
     else:
-        norm, error = _roots(eigvalsh(cross @ cross.T)[None], nullity)
+        cross = first.factor @ second.factor.T
+        norm, error = _nuclear_norms(cross[None], nullity) if isinstance(cross, np.ndarray) else _roots(eigvalsh(cross @ cross.T)[None], nullity)
     return mean_part, float(_covariance_parts(cross[None], norm, error, first.trace, np.array([second.trace]), np.array([mean_part]))[0])
 
 
