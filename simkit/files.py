@@ -16,7 +16,7 @@ from typing import Any
 
 from simkit.errors import ResourceError
 
-__all__ = ["json_text", "resource_errors", "sweep", "write_bytes", "write_json", "write_text"]
+__all__ = ["check_writable", "json_text", "resource_errors", "sweep", "write_bytes", "write_json", "write_text"]
 
 TEMPORARY = ".tmp-"
 
@@ -75,6 +75,21 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises, before any work, when a file could not be written; makes its folder when that is missing.
+
+    Raises:
+        ResourceError: a folder of that name, or a folder that cannot be made or written.
+    """
+    path = Path(path)
+    with resource_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder, a file is wanted")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(13, "the folder is not writable")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

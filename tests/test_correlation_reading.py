@@ -62,12 +62,12 @@ def test_every_shape_of_the_same_numbers_gives_the_same_result(write: Write, tmp
     score_table.to_csv(tmp_path / "scores.csv")
     transfer_table.to_csv(tmp_path / "transfer.csv")
     frame = pd.DataFrame([{"source": s, "target": t, "performance": GOOD[s, t], "far": FAR[s, t]} for s, t in GOOD])
-    german = tmp_path / "german.csv"
-    german.write_bytes(b"\xef\xbb\xbf" + (";target;source;far;performance\r\n" + "".join(
-        f"{i};{t};{s};{repr(FAR[s, t]).replace('.', ',')};{repr(GOOD[s, t]).replace('.', ',')}\r\n" for i, (s, t) in enumerate(GOOD))).encode())
+    spreadsheet = tmp_path / "spreadsheet.csv"
+    spreadsheet.write_bytes(b"\xef\xbb\xbf" + (";target;source;far;performance\r\n" + "".join(
+        f"{i};{t};{s};{FAR[s, t]};{GOOD[s, t]!r}\r\n" for i, (s, t) in enumerate(GOOD))).encode())
     for table, options in (
         (long(write), {"distances": "far"}), (frame, {"distances": "far"}), (frame.set_index(["source", "target"]), {"distances": "far"}),
-        (read_table(wide(write)), {"distances": "far"}), (german, {"distances": "far"}),
+        (read_table(wide(write)), {"distances": "far"}), (spreadsheet, {"distances": "far"}),
         (score_table, {"performance": transfer_table}), (str(tmp_path / "scores.csv"), {"performance": str(tmp_path / "transfer.csv")}),
         (score_table.frame, {"performance": transfer_table.frame}), (tmp_path / "scores.csv", {"performance": tmp_path / "transfer.csv"}),
         (wide(write), {"methods": "near=far", "distances": "near"}),
@@ -427,8 +427,9 @@ def test_self_pairs_are_left_out_and_shown_apart(write: Write) -> None:
     assert both.methods == plain.methods
     assert both.with_self is not None
     assert both.with_self.n_pairs == 10
-    assert both.pooled["far"].n == 10
-    assert both.pooled["far"].includes_self
+    assert (both.pooled["far"].n, both.pooled["far"].includes_self) == (8, False)
+    apart = both.with_self.pooled["far"]
+    assert (apart.n, apart.includes_self) == (10, True)
     assert run(table, distances="far", alias=[("u", "u_small")], pooled=True).pooled["far"].n == 8
     assert run(table, distances="far").n_pairs == 9
 

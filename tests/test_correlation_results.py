@@ -44,7 +44,8 @@ def run(table: Any, **options: Any) -> Correlation:
 def test_the_published_pooled_correlations_are_reproduced(shared: Path) -> None:
     path = shared / "reference/cats-scans/aucs_scores_distances_experts.csv"
     found = correlate(path, performance="score_*", include_self=True, pooled=True, permutations=99, bootstraps=0, **STUDY)
-    expert, task2vec = found.pooled["expert"], found.pooled["task2vec"]
+    assert found.with_self is not None
+    expert, task2vec = (found.with_self.pooled[name] for name in ("expert", "task2vec"))
     assert (expert.n, expert.includes_self, task2vec.n) == (24, True, 24)
     assert (round(expert.pearson or 0, 6), round(expert.p_value or 0, 6)) == (0.238080, 0.262590)
     assert (round(task2vec.pearson or 0, 6), round(task2vec.p_value or 0, 6)) == (-0.108839, 0.612686)
@@ -65,7 +66,8 @@ def test_the_study_within_targets(shared: Path) -> None:
     assert [one.spearman for one in expert.targets] == pytest.approx([-0.776899, 0.418330, -0.115728], abs=1e-6)
     assert {one.n for one in expert.targets} == {7}
     assert expert.regret == pytest.approx(0.058770, abs=1e-6)
-    static, random = found.baselines
+    static, size, random = found.baselines
+    assert size.undefined == "the sizes of the sources are not known: give a column source_size"
     assert (static.mean_spearman, static.regret) == pytest.approx((0.353498, 0.0), abs=1e-6)
     assert (random.mean_spearman, random.regret) == pytest.approx((0.0, 0.043390), abs=1e-6)
     assert (task2vec.versus_static, expert.versus_static) == pytest.approx((-0.101235, -0.511597), abs=1e-6)
@@ -179,7 +181,7 @@ def test_a_strong_method_is_found_and_exact_where_sources_are_few() -> None:
     assert far.method == "far"
     assert far.p_holm is not None
     assert far.p_holm <= 2 / 5040 + 1e-12
-    assert "distinguishable from chance with 7 sources and 6 targets (Holm-adjusted p <= 0.05): far (more similar sources transfer better)" in found.text(200)
+    assert "distinguishable from chance with 7 sources and 6 targets (adjusted p <= 0.05): far (more similar sources transfer better)" in found.text(200)
     wrong = run(frame(7, 6), distances=[], similarities=["far", "noise"])
     assert "far (more similar sources transfer WORSE)" in wrong.text(200)
     assert [one.method for one in wrong.methods] == ["noise", "far"]
@@ -219,8 +221,10 @@ def test_ties_few_sources_and_few_targets_are_warned_of() -> None:
 
 def test_one_target_has_no_static_baseline() -> None:
     found = run(frame(6, 1))
-    assert [one.method for one in found.baselines] == ["random"]
+    assert [one.method for one in found.baselines] == ["static", "source-size", "random"]
+    assert found.baselines[0].undefined == "one target: there are no other targets to learn from"
     assert found.methods[0].versus_static is None
+    assert "static = mean rank in the other targets (undefined: one target: there are no other targets to learn from)" in found.text(400)
 
 
 def test_simpsons_paradox_is_named() -> None:
@@ -307,24 +311,27 @@ def test_the_difference_to_the_static_baseline_has_an_interval() -> None:
     low, high = far.versus_static_interval
     assert low < far.versus_static < high
     assert low > 0  # a strong measure against sources without an effect of their own
-    assert f"vs static, 95 % interval: far [{low:+.2f}, {high:+.2f}], noise [" in found.text(200)
+    assert f"vs static, 95 % CI: far {far.versus_static:+.2f} [{low:+.2f}, {high:+.2f}], noise " in found.text(200)
+    assert "Better than the static list: far." in found.text(300)
     assert found.frame[["versus_static_lower", "versus_static_upper"]].iloc[0].tolist() == [low, high]
     assert run(frame(6, 1)).methods[0].versus_static_interval is None
     assert "vs static, 95" not in run(frame(6, 3), bootstraps=0).text(200)
 
 
-def test_agreement_of_replicates_is_not_called_a_ceiling() -> None:
+def test_both_ceilings_say_what_they_are_of() -> None:
     text = run(frame(7, 3)).text(300)
-    assert "agreement of one replicate of the performance with the others: t0 " in text
+    assert "noise ceiling, one replicate of the performance against the mean of the others: t0 " in text
     assert "ceiling of Spearman with the mean performance (sqrt of its reliability): t0 " in text
-    assert "noise ceiling" not in text
 
 
 def test_frames_dictionary_and_page_hold_the_same_numbers() -> None:
     found = run(frame(), include_self=True, pooled=True)
-    assert list(found.frame["method"]) == [one.method for one in found.methods]
-    assert found.frame["mean_spearman"].tolist() == [one.mean_spearman for one in found.methods]
-    assert len(found.per_target) == 3 * (2 + 2)
+    frames = found.frame
+    assert list(frames["method"]) == [one.method for one in (*found.methods, *found.baselines)]
+    assert list(frames["kind"]) == ["method"] * 2 + ["baseline"] * 3
+    assert frames["mean_spearman"].tolist()[:2] == [one.mean_spearman for one in found.methods]
+    assert frames["p_max"].tolist()[:2] == [one.p_max for one in found.methods]
+    assert len(found.per_target) == 3 * (2 + 3)
     assert found.per_target["spearman"].iloc[0] == found.methods[0].targets[0].spearman
     out = json.loads(json_text(found.as_dict()))
     assert out == json.loads(json.dumps(found.as_dict(), allow_nan=False))

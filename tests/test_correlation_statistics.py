@@ -1,11 +1,13 @@
-"""The statistics against scipy, closed forms and brute force; and that they are calibrated under a null with source effects."""
+"""The statistics against scipy, pingouin, closed forms and brute force."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -55,18 +57,6 @@ def test_weights_are_repetitions() -> None:
             assert math.isnan(value)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_joint_permutation_is_brute_force_on_available_cells(seed: int) -> None:
-    x, y = table(seed, n_sources=5)
-    orders = own.all_orders(5)
-    expected = []
-    for order in orders:
-        each = [brute_spearman(x[order, t], y[:, t]) for t in range(3)]
-        defined = [value for value in each if not math.isnan(value)]
-        expected.append(np.mean(defined) if defined else math.nan)
-    np.testing.assert_allclose(own.joint_permutation(x, y, orders), expected, atol=1e-12)
-
-
 def test_all_orders_are_all_permutations() -> None:
     orders = own.all_orders(5)
     assert {tuple(order) for order in orders} == set(itertools.permutations(range(5)))
@@ -85,7 +75,8 @@ def test_orders_are_enumerated_while_they_are_few() -> None:
 @pytest.mark.parametrize("ties", [True, False])
 def test_exact_p_is_scipys_permutation_test(ties: bool) -> None:
     x, y = (column[:, 0] for column in table(4, n_sources=6, n_targets=1, missing=0, ties=ties))
-    found = own.within_target_p(x, y, permutations=10, rng=RNG(0))
+    rho, found = (values[0] for values in own.within_target_p(x[None], y, permutations=10, rng_name=("test",)))
+    assert rho == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
     reference = stats.permutation_test((x,), lambda a: abs(stats.spearmanr(a, y).statistic), permutation_type="pairings", n_resamples=np.inf,
                                        alternative="greater")
     assert found == pytest.approx(reference.pvalue, abs=1e-12)
@@ -94,9 +85,23 @@ def test_exact_p_is_scipys_permutation_test(ties: bool) -> None:
 def test_sampled_p_adds_one_and_agrees_with_the_exact_one() -> None:
     x = np.arange(10.0)
     y = np.array([1, 0, 3, 2, 5, 4, 7, 9, 8, 6.0])
-    assert own.within_target_p(x, x, permutations=99, rng=RNG(0)) == 0.01
-    sampled = own.within_target_p(x, y, permutations=9999, rng=RNG(0))
+    assert own.within_target_p(x[None], x, permutations=99, rng_name=("test",))[1] == [0.01]
+    sampled = own.within_target_p(x[None], y, permutations=9999, rng_name=("test",))[1][0]
     assert sampled == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.003)
+
+
+def test_methods_of_one_target_are_tested_together_as_each_alone() -> None:
+    rng = RNG(5)
+    x, y = rng.normal(size=(4, 8)), rng.normal(size=8)
+    x[1, 2] = x[2, 2] = x[3, :] = np.nan
+    x[2] = np.where(np.isfinite(x[2]), 1.0, np.nan)
+    rho, p = own.within_target_p(x, y, permutations=99, rng_name=("test",))
+    for m in range(2):
+        both = np.isfinite(x[m])
+        alone = own.within_target_p(x[m][None, both], y[both], permutations=99, rng_name=("test",))
+        assert (rho[m], p[m]) == (alone[0][0], alone[1][0])
+    assert np.isnan(rho[2:]).all()
+    assert np.isnan(p[2:]).all()
 
 
 def test_undefined_resamples_count_against_the_method() -> None:
@@ -140,6 +145,40 @@ def test_repeated_measures_correlation_of_a_constant_within_targets_is_undefined
     assert own.within_correlation(x[:1], x[:1]) is None
 
 
+def test_repeated_measures_correlation_is_pingouins() -> None:
+    pingouin = pytest.importorskip("pingouin")
+    rng = RNG(4)
+    x, y = rng.normal(size=(9, 5)) + np.arange(5), rng.normal(size=(9, 5)) - np.arange(5)
+    x[1, 2] = y[3, 4] = np.nan
+    rows, columns = np.nonzero(np.isfinite(x) & np.isfinite(y))
+    table = pd.DataFrame({"target": columns, "x": x[rows, columns], "y": y[rows, columns]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = pingouin.rm_corr(table, x="x", y="y", subject="target")
+    r, p, *_ = own.within_correlation(x, y) or (0, 0)
+    assert r == pytest.approx(float(reference["r"].iloc[0]), abs=1e-12)
+    assert p == pytest.approx(float(reference.filter(regex="^p").iloc[0, 0]), abs=1e-12)
+
+
+def test_logit_by_hand() -> None:
+    assert own.logit_of(np.array([0.5, 0.75, np.nan])) == pytest.approx([0.0, math.log(3), np.nan], nan_ok=True)
+
+
+def test_ceiling_from_the_spread_of_the_noise() -> None:
+    """The true values as score: their correlation with noisy ones is the root of the reliability."""
+    rng = RNG(3)
+    found, reached = [], []
+    for _ in range(200):
+        truth, noise = rng.normal(size=30), np.full(30, 0.7)
+        noisy = truth + noise * rng.normal(size=30)
+        found.append(reliability.ceiling_from_sd(noisy, noise))
+        reached.append(np.corrcoef(truth, noisy)[0, 1])
+    assert np.mean(found) == pytest.approx(np.mean(reached), abs=0.02)
+    assert reliability.ceiling_from_sd(np.arange(4.0), np.full(4, 9.0)) == 0.0
+    assert reliability.ceiling_from_sd(np.arange(4.0), np.array([0.1, 0.1, np.nan, np.nan])) is None
+    assert reliability.ceiling_from_sd(np.ones(4), np.ones(4)) is None
+
+
 def test_pearson_and_line_are_scipys() -> None:
     x, y = RNG(0).normal(size=(2, 12))
     reference = stats.linregress(x, y)
@@ -165,50 +204,6 @@ def test_static_p_sees_persistent_sources_and_not_noise() -> None:
     assert own.static_permutation_p(good, permutations=199, rng=RNG(1)) == 1 / 200
     null = [own.static_permutation_p(RNG(seed).normal(size=(6, 3)), permutations=99, rng=RNG(seed)) or 0 for seed in range(150)]
     assert stats.kstest(null, "uniform").pvalue > 0.01
-
-
-def test_row_permutation_is_calibrated_under_source_effects_where_within_target_permutation_is_not() -> None:
-    """Scores and performances independent, both with strong source effects; self cells missing."""
-    rows, within = [], []
-    for seed in range(200):
-        rng = RNG(1000 + seed)
-        x, y = (rng.normal(size=(8, 1)) * 1.5 + rng.normal(size=(8, 5)) for _ in "xy")
-        x[range(5), range(5)] = y[range(5), range(5)] = np.nan
-        each = [own.spearman(x[:, t], y[:, t])[0] for t in range(5)]
-        orders = np.concatenate([np.arange(8)[None], rng.permuted(np.tile(np.arange(8), (199, 1)), axis=1)])
-        rows.append(own.two_sided(float(np.mean(each)), own.joint_permutation(x, y, orders), exact=True))
-        null = np.mean([own.permuted_spearman(x[:, t][(both := np.isfinite(x[:, t]))], y[both, t], np.argsort(rng.random((199, 7)), axis=1))
-                        for t in range(5)], axis=0)
-        within.append(own.two_sided(float(np.mean(each)), null, exact=False))
-    assert stats.binomtest(sum(p <= 0.05 for p in rows), 200, 0.05).pvalue > 0.01
-    assert stats.kstest(rows, "uniform").pvalue > 0.01
-    assert np.mean(np.array(within) <= 0.05) > 0.15  # the pairs of a source are one observation, not five
-
-
-def test_two_way_bootstrap_is_brute_force() -> None:
-    x, y = table(7, n_sources=7, n_targets=3, missing=2, ties=False)
-    low, high = own.two_way_bootstrap(x, y, bootstraps=4000, rng=RNG(0)) or (0, 0)
-    rng, means = RNG(1), []
-    for _ in range(1500):
-        s, t = rng.integers(0, 7, 7), rng.integers(0, 3, 3)
-        each = [brute_spearman(x[s, u], y[s, u]) for u in t]
-        each = [value for value in each if not math.isnan(value)]
-        means += [np.mean(each)] if each else []
-    assert (low, high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.08)
-    assert own.two_way_bootstrap(x, y, bootstraps=0, rng=RNG(0)) is None
-
-
-def test_interval_of_the_difference_is_of_the_same_resamples() -> None:
-    x, y = table(7, n_sources=7, n_targets=3, missing=2, ties=False)
-    assert own.two_way_bootstrap(x, y, versus=x, bootstraps=200, rng=RNG(0)) == (0.0, 0.0)
-    low, high = own.two_way_bootstrap(x, y, versus=-x, bootstraps=200, rng=RNG(0)) or (0, 0)
-    assert (low, high) == pytest.approx(tuple(2 * end for end in own.two_way_bootstrap(x, y, bootstraps=200, rng=RNG(0)) or ()))
-
-
-def test_no_interval_where_the_score_is_constant_in_many_resamples() -> None:
-    """One source in six differs: a third of the resamples miss it, and the others are no fair sample."""
-    x = np.tile(np.array([1.0, 0, 0, 0, 0, 0])[:, None], (1, 2))
-    assert own.two_way_bootstrap(x, np.arange(12.0).reshape(6, 2), bootstraps=500, rng=RNG(0)) is None
 
 
 def test_noise_ceiling_is_the_agreement_of_replicates() -> None:

@@ -2,54 +2,102 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from simkit.cli.output import Output, output_options, width
 
+if TYPE_CHECKING:
+    from simkit.correlation import Correlation
+
 
 @click.command()
 @click.argument("table", type=click.Path())
 @click.option("--performance", default=None, metavar="COLUMN|PATTERN|FILE",
-              help="Column of the performance; a pattern such as 'fold_*' averages its columns as replicates; or a second file with the transfer results.")
-@click.option("--method", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN]", help="Column of a method's values; a pattern is averaged.")
-@click.option("--distance", "distances", multiple=True, metavar="NAME", help="State that a method is a distance: lower means more similar.")
-@click.option("--similarity", "similarities", multiple=True, metavar="NAME", help="State that a method is a similarity: higher means more similar.")
+              help="Column of the performance; a pattern such as 'fold_*' takes its columns as replicates; or a second file with the transfer results.")
+@click.option("--replicates", default=None, metavar="PATTERN", help="The same for a pattern: columns that are replicates of the performance.")
+@click.option("--method", "--methods", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN][,...]",
+              help="Columns of the methods' values; a pattern takes its columns as replicates of the score. Default: every column of numbers left.")
+@click.option("--distance", "distances", multiple=True, metavar="NAME[,...]", help="State that a method is a distance: lower means more similar.")
+@click.option("--similarity", "similarities", multiple=True, metavar="NAME[,...]", help="State that a method is a similarity: higher means more similar.")
 @click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1).")
+@click.option("--baseline", type=click.Choice(["none", "self", "scratch"]), default="none", show_default=True,
+              help="Take the gain in percent over the target pretrained on itself, or over training from scratch, instead of the performance.")
+@click.option("--statistic", type=click.Choice(["spearman", "kendall", "weighted-tau"]), default="spearman", show_default=True,
+              help="The coefficient whose mean over targets is tested. Choose it before you look.")
+@click.option("--logit", is_flag=True, help="Pearson, within-target, pooled and mixed on logit(performance), for AUC near 1; ranks do not change.")
+@click.option("--mixed", is_flag=True, help="Also fit a linear mixed model with random source effects (needs statsmodels: the extra 'stats').")
 @click.option("--include-self", is_flag=True, help="Keep pairs of a data set with itself (left out by default); the result shows both.")
 @click.option("--pooled", is_flag=True, help="Also correlate over all pairs of all targets at once (Pearson, as the seed study did).")
 @click.option("--alias", "alias", multiple=True, metavar="A=B", help="Two names that mean the same data set: their pairs count as self pairs.")
 @click.option("--allow-missing", is_flag=True, help="Leave out rows with empty cells and pairs without a partner, counted (default: an error that lists them).")
 @click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them).")
+@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True, help="Decimal mark of the tables; a comma is refused unless stated.")
 @click.option("--permutations", type=click.IntRange(99), default=9999, show_default=True, help="Joint permutations of the source labels.")
 @click.option("--bootstraps", type=click.IntRange(100), default=2000, show_default=True, help="Two-way bootstrap draws.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of permutations and bootstrap.")
-@click.option("--out", type=click.Path(), default=None, help="Also write one row a method to this CSV file.")
+@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Threads; 0: one a core. The result is the same for any number.")
+@click.option("--details/--no-details", default=None, help="Print every coefficient of every method in every target (default: where they are few).")
+@click.option("--out", type=click.Path(), default=None,
+              help="Also write FILE.csv, one row a method and baseline, and FILE-targets.csv, one row a method and target.")
+@click.option("--plot", type=click.Path(), default=None, metavar="FOLDER",
+              help="Also draw, as SVG and PNG: similarity against transfer (one panel a target), forest plot of the methods, heat map of the performance.")
 @output_options
 def correlate(
-    table: str, performance: str | None, methods: tuple[str, ...], distances: tuple[str, ...], similarities: tuple[str, ...], metric: str | None,
-    include_self: bool, pooled: bool, alias: tuple[str, ...], allow_missing: bool, aggregate: Literal["mean"] | None, permutations: int,
-    bootstraps: int, seed: int, out: str | None, json_target: str | None, quiet: bool, no_color: bool,
+    table: str, performance: str | None, replicates: str | None, methods: tuple[str, ...], distances: tuple[str, ...], similarities: tuple[str, ...],
+    metric: str | None, baseline: Literal["none", "self", "scratch"], statistic: Literal["spearman", "kendall", "weighted-tau"], logit: bool, mixed: bool,
+    include_self: bool, pooled: bool, alias: tuple[str, ...], allow_missing: bool, aggregate: Literal["mean"] | None, decimal: Literal[".", ","],
+    permutations: int, bootstraps: int, seed: int, jobs: int, details: bool | None, out: str | None, plot: str | None, json_target: str | None,
+    quiet: bool, no_color: bool,
 ) -> int:
     """Does similarity predict transfer? TABLE is a CSV: long (source, target, method, value, performance) or wide (one column a method).
 
-    Works within each target and averages over targets; pairs of a data set with itself are left out unless --include-self.
+    Works within each target and averages over targets; pairs of a data set with itself are left out unless --include-self. Beside every
+    method stand three baselines: the static list (best source over the other targets), the source size (column source_size, or n_source of a score table), a random source.
     """
     from simkit.correlation import correlate as correlate_table
+    from simkit.errors import UsageError
+    from simkit.files import check_writable
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
+    if replicates is not None and performance is not None:
+        raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
+    for path in [_targets_file(out), Path(out)] if out else []:
+        check_writable(path)
     result = correlate_table(
-        table, performance=performance, methods=list(methods), distances=list(distances), similarities=list(similarities), include_self=include_self,
-        pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing, aggregate=aggregate, metric=metric, permutations=permutations,
-        bootstraps=bootstraps, seed=seed,
+        table, performance=replicates if performance is None else performance, methods=_split(methods), distances=_split(distances),
+        similarities=_split(similarities), include_self=include_self, pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing,
+        aggregate=aggregate, metric=metric, baseline=baseline, statistic=statistic, logit=logit, mixed=mixed, decimal=decimal, permutations=permutations,
+        bootstraps=bootstraps, seed=seed, jobs=jobs,
     )
     if out:
-        from simkit.files import write_text
-        from simkit.tables import csv_text
+        _write(result, out, output)
+    if plot:
+        from simkit.report import save_correlation_figures
 
-        frame = result.frame
-        write_text(out, csv_text(list(frame.columns), frame.astype(object).where(frame.notna(), None).values.tolist()))
-    output.result(result.text(width()), result.as_dict(), [m.method for m in result.methods])
+        paths = save_correlation_figures(result, plot)
+        output.say(f"drew {len(paths) // 2} figures, each as SVG and PNG, in {plot}")
+    output.result(result.text(width(), details=details), result.as_dict(), [m.method for m in result.methods])
     return 0
+
+
+def _split(texts: tuple[str, ...]) -> list[str]:
+    """Names given one by one or joined by commas."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def _targets_file(out: str) -> Path:
+    path = Path(out)
+    return path.with_name(f"{path.stem}-targets{path.suffix or '.csv'}")
+
+
+def _write(result: Correlation, out: str, output: Output) -> None:
+    from simkit.files import write_text
+    from simkit.tables import csv_text
+
+    for path, frame in ((Path(out), result.frame), (_targets_file(out), result.per_target)):
+        write_text(path, csv_text(list(frame.columns), frame.astype(object).where(frame.notna(), None).values.tolist()))
+        output.say(f"wrote {len(frame)} rows to {path}")

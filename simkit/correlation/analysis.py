@@ -6,19 +6,23 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.correlation.design import FEWEST, Design
+from simkit.correlation.design import FEWEST, Design, Options
+from simkit.correlation.gain import relative_gain
+from simkit.correlation.inference import Nulls
 from simkit.correlation.joining import Joined, Rectangle, join, rectangle
 from simkit.correlation.orientation import Directions, directions
+from simkit.correlation.power import power_curve
 from simkit.correlation.reading import Reading, read
 from simkit.correlation.recognition import Readable, as_raw, is_pattern, recognise
+from simkit.correlation.resampling import STATISTICS, Statistic
 from simkit.correlation.results import Correlation, MethodResult, Pooled, Within
-from simkit.correlation.statistics import critical_size, critical_spearman, holm, tied_share
-from simkit.errors import NotEnoughData, Problems, UsageError
+from simkit.correlation.statistics import critical_size, critical_spearman, tied_share
+from simkit.errors import DataError, NotEnoughData, Problems, UsageError
 from simkit.tables import RawTable, TransferTable
 
 __all__ = ["correlate", "read_transfer"]
@@ -32,71 +36,91 @@ FEW_TARGETS, FEW_SOURCES, MANY_TIES, SIMPSON = 5, 5, 0.2, 0.2
 def correlate(
     table: Readable, *, performance: Readable | None = None, methods: Sequence[str] | str = (), distances: Sequence[str] | str = (),
     similarities: Sequence[str] | str = (), include_self: bool = False, pooled: bool = False, alias: Iterable[tuple[str, str]] = (),
-    allow_missing: bool = False, aggregate: Literal["mean"] | None = None, metric: str | None = None, permutations: int = 9999,
-    bootstraps: int = 2000, seed: int = 0,
+    allow_missing: bool = False, aggregate: Literal["mean"] | None = None, metric: str | None = None, baseline: Literal["none", "self", "scratch"] = "none",
+    statistic: Statistic = "spearman", logit: bool = False, mixed: bool = False, decimal: Literal[".", ","] = ".", permutations: int = 9999,
+    bootstraps: int = 2000, seed: int = 0, jobs: int = 0,
 ) -> Correlation:
     """Holds scores of source-target pairs against the performance of transfer: rank correlation within each target, averaged over targets.
 
     Self pairs (source and target are the same data) are left out. The primary statistic is the unweighted mean over targets of Spearman's
     correlation between the oriented score and the mean performance; its p-value permutes source labels jointly in all targets, its
-    interval resamples sources and targets together.
+    interval resamples sources and targets together. Adjusted p-values (Holm, max-T), leave-one-out ranges, the three baselines (static, source
+    size, random) and what such a table can show at all stand beside it.
 
     Args:
         table: the scores: a CSV path, a DataFrame, a ScoreTable, or a RawTable. Long form has the columns source, target, method, value and
-            perhaps performance, higher_is_better, replicate, value_replicate, performance_metric, source_size; wide form has source,
-            target, a column per method, and perhaps the performance.
+            perhaps performance, higher_is_better, replicate, value_replicate, performance_metric, performance_sd, source_size
+            (or n_source, where the rows of a source agree), source_group; wide form has source, target, a column per method, and perhaps the performance and the last three.
         performance: the column of the performance, or a pattern such as "fold_*" whose columns are replicates and averaged per pair; or a
             second table (path, DataFrame, TransferTable, RawTable) that holds it. None recognises the column, and says which.
         methods: which methods: "name", "name=column", or "name=pattern" (columns averaged). Empty for all.
         distances: methods whose lower values mean more similar.
         similarities: methods whose higher values mean more similar. Methods of neither list need a higher_is_better column or a name
             that simkit knows.
-        include_self: adds ``with_self``, the same with self pairs, and counts self pairs in ``pooled``.
+        include_self: adds ``with_self``, the same with self pairs.
         pooled: adds Pearson's correlation over the pairs of all targets together.
         alias: pairs of names that mean the same data set.
         allow_missing: leaves out and counts empty cells, short rows, and pairs that only one of two tables has, instead of refusing them.
         aggregate: "mean" averages rows of the same key, instead of refusing them.
         metric: of the performance ("auc" demands values in 0..1); None takes it from the table.
+        baseline: "self" or "scratch" turns performances into the gain in percent over the target pretrained on itself, or over training
+            from scratch, replicate by replicate.
+        statistic: the coefficient whose mean over targets is primary: "spearman", "kendall" (tau-b) or "weighted-tau".
+        logit: takes Pearson's, within-target and pooled correlations and the mixed model on logit(performance), for AUC near 1. Nothing
+            that depends on ranks alone changes.
+        mixed: adds the linear mixed model with random source effects (needs statsmodels, the extra "stats").
+        decimal: the decimal sign of the tables.
         permutations: random permutations where there are too many to enumerate.
         bootstraps: resamples of the interval; 0 for none.
         seed: of permutations and bootstrap.
+        jobs: threads; 0 for as many as BLAS may use. Results are the same for any number.
 
     Returns:
-        Correlation; its ``frame`` has one row a method, ``per_target`` one a method and target.
+        Correlation; its ``frame`` has one row a method and baseline, ``per_target`` one a method and target.
 
     Raises:
         UsageError: a name or column that is not there, a direction that is not known (SK211), an option out of range.
-        DataError: bad cells, duplicate keys, pairs without a partner; each with file, line and column.
+        DataError: bad cells, duplicate keys, pairs without a partner; each with file, line and column. A performance of 0 or 1 with ``logit``.
         NotEnoughData: fewer than 3 sources in every target.
+        ResourceError: ``mixed`` without statsmodels.
 
     Example:
         >>> simkit.correlate("results.csv", performance="fold_*", methods=["otdd", "expert=expert_distance"], distances=["expert"]).frame
     """
-    _check(permutations, bootstraps, aggregate)
+    _check(permutations=permutations, bootstraps=bootstraps, jobs=jobs, aggregate=aggregate, statistic=statistic, baseline=baseline, logit=logit)
+    if mixed:
+        from simkit.correlation.mixed import require_statsmodels
+
+        require_statsmodels()
     methods, distances, similarities = _names(methods, "methods"), _names(distances, "distances"), _names(similarities, "similarities")
-    scores, transfers = _readings(table, performance, methods, allow_missing=allow_missing, aggregate=aggregate, metric=metric)
+    alias = tuple(alias)
+    reading = {"allow_missing": allow_missing, "aggregate": aggregate, "decimal": decimal}
+    scores, transfers = _readings(table, performance, methods, metric, reading)
     found = directions(scores.scores, distances=distances, similarities=similarities, in_table=scores.higher_is_better, table=scores.name)
+    if baseline != "none":
+        scores, transfers = _relative(scores, transfers, baseline, alias)
     joined = join(scores, transfers, alias=alias, include_self=include_self, allow_missing=allow_missing)
     plain = rectangle(joined, include_self=False)
     _enough(plain)
-    metric = transfers.metric
-    design = Design(plain, joined.source_size, seed, permutations, bootstraps)
-    result = _correlation(design, found, metric)
-    with_self, pools = None, {}
+    options = Options(seed, permutations, bootstraps, statistic, logit, jobs)
+    design = Design(plain, joined.source_size, joined.source_group, options)
+    result = _correlation(design, found, transfers.metric, mixed=mixed)
+    pools = _pools(design) if pooled else {}
+    with_self = None
     if include_self:
-        design = replace(design, rectangle=rectangle(joined, include_self=True))
-        with_self = _correlation(design, found, metric)
-    if pooled:
-        pools = {name: design.pooled(raw, includes_self=include_self) for name, raw in design.rectangle.scores.items()}
-        with_self = None if with_self is None else replace(with_self, pooled=pools)
+        everything = replace(design, rectangle=rectangle(joined, include_self=True))
+        with_self = replace(_correlation(everything, found, transfers.metric, mixed=False), pooled=_pools(everything, includes_self=True) if pooled else {},
+                            baseline=baseline)
     reading_notes = scores.notes if scores is transfers else (*scores.notes, *transfers.notes)
     notes = (*reading_notes, *found.notes, *joined.notes, _self_note(joined, include_self))
     warnings = (*found.warnings, *joined.warnings, *_simpson(pools, result.within), *result.warnings)
-    return replace(result, notes=notes, warnings=warnings, pooled=pools, with_self=with_self)
+    self_pairs = tuple(f"{source} -> {target}" for source, target in sorted(joined.self_pairs))
+    return replace(result, notes=notes, warnings=warnings, pooled=pools, with_self=with_self, baseline=baseline, self_pairs=self_pairs)
 
 
 def read_transfer(
     table: Readable, *, performance: str | None = None, metric: str | None = None, allow_missing: bool = False, aggregate: Literal["mean"] | None = None,
+    decimal: Literal[".", ","] = ".",
 ) -> TransferTable:
     """A table of transfer performances, one row per (source, target, replicate).
 
@@ -106,6 +130,7 @@ def read_transfer(
         metric: of the performance; None takes it from the table, or from the name of the column.
         allow_missing: an empty performance is kept as undefined, instead of refused.
         aggregate: "mean" averages rows of the same key.
+        decimal: the decimal sign of the table.
 
     Raises:
         UsageError, DataError: as :func:`correlate`.
@@ -113,7 +138,8 @@ def read_transfer(
     if isinstance(table, TransferTable):
         return table
     raw = as_raw(table, allow_missing=allow_missing)
-    reading = read(recognise(raw, performance=performance, role="transfers"), metric=metric, allow_missing=allow_missing, aggregate=aggregate)
+    reading = read(recognise(raw, performance=performance, role="transfers"), metric=metric, allow_missing=allow_missing, aggregate=aggregate,
+                   decimal=decimal)
     sizes = _fold_sizes(raw)
     cells: dict[tuple[str, str, str], float | None] = {(*pair, replicate): None for pair, replicate in reading.undefined}
     cells |= {(*pair, replicate): value for pair, replicates in reading.performance.items() for replicate, value in replicates.items()}
@@ -136,13 +162,20 @@ def _fold_sizes(raw: RawTable) -> dict[tuple[str, str, str], dict[str, int]]:
     return {key: {name: int(values[row]) for name, values in numbers.items() if values[row] == values[row]} for row, key in enumerate(keys)}
 
 
-def _check(permutations: int, bootstraps: int, aggregate: str | None) -> None:
+def _check(
+    *, permutations: int, bootstraps: int, jobs: int, aggregate: str | None, statistic: str, baseline: str, logit: bool,
+) -> None:
     problems = Problems()
-    for name, value, least in (("permutations", permutations, 1), ("bootstraps", bootstraps, 0)):
+    for name, value, least in (("permutations", permutations, 1), ("bootstraps", bootstraps, 0), ("jobs", jobs, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             problems.add("SK102", name, f"{value!r} is not valid here: expected a whole number >= {least}", f"give a whole number >= {least}")
     if aggregate not in (None, "mean"):
         problems.add("SK102", "aggregate", f"{aggregate!r} is not known", "give 'mean', or nothing to refuse rows of the same key")
+    for option, chosen, known in (("statistic", statistic, STATISTICS), ("baseline", baseline, ("none", "self", "scratch"))):
+        if chosen not in known:
+            problems.add("SK102", option, f"{chosen!r} is not known", f"give one of {', '.join(known)}")
+    if logit and baseline != "none":
+        problems.add("SK102", "logit, baseline", "a relative gain can be negative and has no logit", "give one of them")
     problems.raise_if_any(UsageError)
 
 
@@ -153,21 +186,26 @@ def _names(value: Sequence[str] | str, option: str) -> tuple[str, ...]:
     return names
 
 
-def _readings(
-    table: Readable, performance: Readable | None, methods: Sequence[str], *, allow_missing: bool, aggregate: Literal["mean"] | None, metric: str | None,
-) -> tuple[Reading, Reading]:
-    """The scores and the performances; one reading twice when one table holds both."""
+def _readings(table: Readable, performance: Readable | None, methods: Sequence[str], metric: str | None, options: dict[str, Any]) -> tuple[Reading, Reading]:
+    """The scores and the performances; one reading twice when one table holds both. ``options`` are those of :func:`read`."""
+    allow_missing = options["allow_missing"]
     raw = as_raw(table, allow_missing=allow_missing)
     if isinstance(table, TransferTable):
         raise UsageError("SK102", "table", "a TransferTable holds no scores", "give the scores first, and the transfers as performance=...")
     if performance is None or (isinstance(performance, str) and _is_column(raw, performance)):
-        layout = recognise(raw, performance=performance, methods=methods)
-        reading = read(layout, metric=metric, allow_missing=allow_missing, aggregate=aggregate)
+        reading = read(recognise(raw, performance=performance, methods=methods), metric=metric, **options)
         return reading, reading
-    scores = read(recognise(raw, methods=methods, role="scores"), allow_missing=allow_missing, aggregate=aggregate)
+    scores = read(recognise(raw, methods=methods, role="scores"), **options)
     second = as_raw(performance, allow_missing=allow_missing, name="performance DataFrame")
-    transfers = read(recognise(second, role="transfers"), metric=metric, allow_missing=allow_missing, aggregate=aggregate)
-    return scores, transfers
+    return scores, read(recognise(second, role="transfers"), metric=metric, **options)
+
+
+def _relative(
+    scores: Reading, transfers: Reading, baseline: Literal["self", "scratch"], alias: Sequence[tuple[str, str]],
+) -> tuple[Reading, Reading]:
+    """Both readings with performances relative to a baseline; still one reading where they were one."""
+    relative = relative_gain(transfers, baseline, alias=alias)
+    return (relative, relative) if scores is transfers else (scores, relative)
 
 
 def _is_column(raw: RawTable, text: str) -> bool:
@@ -194,26 +232,36 @@ def _self_note(joined: Joined, include_self: bool) -> str:
     return f"{len(joined.self_pairs)} self pairs {apart}: {names}"
 
 
-def _correlation(design: Design, found: Directions, metric: str) -> Correlation:
+def _correlation(design: Design, found: Directions, metric: str, *, mixed: bool) -> Correlation:
     """Methods, baselines and warnings of one rectangle."""
-    data = design.rectangle
-    pairs = [design.method(name, raw, higher_is_better=found.higher_is_better[name]) for name, raw in data.scores.items()]
-    adjusted = holm([result.p_value for result, _ in pairs])
-    results = [replace(result, p_holm=p) for (result, _), p in zip(pairs, adjusted, strict=True)]
-    results.sort(key=lambda result: (result.mean_spearman is None, -(result.mean_spearman or 0.0), result.method))
-    size = design.size_result()
-    static = (design.static_result(),) if len(data.targets) >= 2 else ()
-    if not static:
-        results = [replace(result, versus_static=None, versus_static_interval=None) for result in results]
+    data, options = design.rectangle, design.options
+    if options.logit:
+        _check_logit(data)
+    results, nulls = design.methods(found.higher_is_better)
     within = {name: one for name, raw in data.scores.items() if (one := design.within(raw)) is not None}
-    baselines = (*static, *(() if size is None else (size,)), design.random_result())
+    models = {name: design.mixed(raw, higher_is_better=found.higher_is_better[name]) for name, raw in data.scores.items()} if mixed else {}
     noise_ceiling, ceiling_of_mean = design.agreement()
+    power = power_curve(data.performance, seed=options.seed, jobs=options.jobs)
     return Correlation(
-        methods=tuple(results), baselines=baselines, n_pairs=data.n_pairs, n_sources=len(data.sources), n_targets=len(data.targets), targets=data.targets,
-        sources=data.sources, metric=metric, notes=(), warnings=_warnings(design, results), pooled={}, with_self=None, seed=design.seed,
-        permutations=design.permutations, bootstraps=design.bootstraps, resolution=_resolution(design, [null for _, null in pairs if null is not None]),
-        noise_ceiling=noise_ceiling, ceiling_of_mean=ceiling_of_mean, within=within, joint_exact=design.orders[1],
+        methods=tuple(results), baselines=design.baselines(), n_pairs=data.n_pairs, n_sources=len(data.sources), n_targets=len(data.targets),
+        targets=data.targets, sources=data.sources, metric=metric, notes=(), warnings=_warnings(design, results), pooled={}, with_self=None,
+        seed=options.seed, permutations=options.permutations, bootstraps=options.bootstraps, resolution=_resolution(design, nulls),
+        noise_ceiling=noise_ceiling, ceiling_of_mean=ceiling_of_mean, within=within, joint_exact=nulls.exact, statistic=options.statistic,
+        logit=options.logit, power=power, mixed=models, groups=design.groups, data=data,
     )
+
+
+def _pools(design: Design, *, includes_self: bool = False) -> dict[str, Pooled]:
+    return {name: design.pooled(raw, includes_self=includes_self) for name, raw in design.rectangle.scores.items()}
+
+
+def _check_logit(data: Rectangle) -> None:
+    """A logit is finite only strictly between 0 and 1."""
+    problems = Problems()
+    for s, t in zip(*np.nonzero((data.performance <= 0) | (data.performance >= 1)), strict=True):
+        message = f"{data.sources[s]} -> {data.targets[t]}: the performance is {data.performance[s, t]:g}, and a logit needs values strictly between 0 and 1"
+        problems.add("SK203", "logit", message, "leave the logit out: ranks and everything made from them do not change by it")
+    problems.raise_if_any(DataError)
 
 
 def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...]:
@@ -232,7 +280,7 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
         undefined = [f"{one.target}: {one.undefined}" for one in result.targets if one.undefined]
         if undefined:
             out.append(f"{result.method}: undefined in {len(undefined)} of {n_targets} targets ({'; '.join(undefined)})")
-        if result.mean_spearman is not None and result.interval is None and design.bootstraps:
+        if result.mean is not None and result.interval is None and design.options.bootstraps:
             out.append(f"{result.method}: no interval: its score is constant in more than a tenth of the resamples of the sources")
         n = sum(one.n for one in result.targets)
         if n < data.n_pairs:
@@ -261,8 +309,9 @@ def _simpson(pools: Mapping[str, Pooled], within: Mapping[str, Within]) -> list[
     return out
 
 
-def _resolution(design: Design, nulls: Sequence[Floats]) -> str:
-    """What such a table can show at all; ``nulls`` are the permuted statistics of the methods that have a correlation."""
+def _resolution(design: Design, found: Nulls) -> str:
+    """What such a table can show at all."""
+    nulls = [null for null, observed in zip(found.values, found.observed, strict=True) if np.isfinite(observed)]
     counts = sorted({int(n) for n in np.isfinite(design.rectangle.performance).sum(0) if n >= FEWEST})
     parts = []
     for n in dict.fromkeys((counts[0], counts[-1])):
@@ -271,13 +320,13 @@ def _resolution(design: Design, nulls: Sequence[Floats]) -> str:
         parts.append(f"with n = {n} sources {need}")
     alone = f"at p <= 0.05, in one target {'; '.join(parts)}"
     size, k = f"over {len(design.rectangle.targets)} targets and {len(design.rectangle.sources)} sources", len(nulls)
-    each = _exceeded(nulls, 0.05, exact=design.orders[1])
+    each = _exceeded(nulls, 0.05, exact=found.exact)
     if not each:
         return f"{alone}; no mean {size} can reach 5 %"
     text = f"{alone}; the mean {size} must exceed {each}"
     if k < 2:
         return text
-    largest = _exceeded(nulls, 0.05 / k, exact=design.orders[1])
+    largest = _exceeded(nulls, 0.05 / k, exact=found.exact)
     return f"{text}; adjusted for {k} measures (Holm, 0.05 / {k}) the largest of them must exceed {largest}" if largest else (
         f"{text}; none can reach it with {k} measures (Holm, 0.05 / {k})")
 

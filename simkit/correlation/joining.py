@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simkit.correlation.reading import Pair, Reading, average
+from simkit.correlation.columns import Pair
+from simkit.correlation.names import closest, similar_data_sets
+from simkit.correlation.reading import Reading, average
 from simkit.errors import DataError, Problems, UsageError, nearest
 
 __all__ = ["SCRATCH", "Joined", "Rectangle", "join", "rectangle", "same_data"]
 
 SCRATCH = "scratch"
 """The source that stands for training from random weights: a baseline, no data set, so it has no similarity to anything."""
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,11 @@ class Joined:
         performance: (source, target) -> replicate -> performance; only pairs that have a score.
         source_size: source -> number of images, where known.
         notes: what was renamed and left out.
-        warnings: aliases of names that no table holds, and data sets that count twice.
+        warnings: aliases of names that no table holds, data sets that count twice, and names that are almost the same.
         self_pairs: the pairs whose source and target are the same data.
+        score_replicates: method -> (source, target) -> label -> score, of the methods whose score has replicates; only pairs that have a performance.
+        source_group: source -> group, where a table names one.
+        performance_sd: (source, target) -> standard deviation of the noise of the performance, where known.
     """
 
     scores: Mapping[str, Mapping[Pair, float]]
@@ -37,6 +45,9 @@ class Joined:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     self_pairs: frozenset[Pair]
+    score_replicates: Mapping[str, Mapping[Pair, Mapping[str, float]]] = field(default_factory=dict)
+    source_group: Mapping[str, str] = field(default_factory=dict)
+    performance_sd: Mapping[Pair, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Rectangle:
         replicates: (R, S, T) float64, one layer a replicate.
         scores: method -> (S, T) float64, as the method defines it.
         warnings: targets whose sources do not all have the same replicates.
+        score_replicates: method -> (R, S, T) float64, one layer a replicate of the score, in order of their labels; only methods that have some.
+        performance_sd: (S, T) float64, standard deviation of the noise of ``performance``; None where it is known for no pair.
     """
 
     sources: tuple[str, ...]
@@ -58,6 +71,8 @@ class Rectangle:
     replicates: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]
     warnings: tuple[str, ...] = ()
+    score_replicates: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    performance_sd: NDArray[np.float64] | None = None
 
     @property
     def n_pairs(self) -> int:
@@ -95,13 +110,13 @@ def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]
         allow_missing: pairs without a partner are left out and counted, instead of refused.
 
     Raises:
-        DataError: pairs without a partner (SK209), both ways, with the nearest spelling.
+        DataError: pairs without a partner (SK209), both ways, with the nearest spelling; a source to which the tables give different groups (SK203).
     """
-    scored = {pair for pairs in scores.scores.values() for pair in pairs}
+    scored = _scored(scores)
     performed = set(transfers.performance)
     root, warnings = same_data(alias, {name for pair in scored | performed for name in pair})
+    warnings += _name_warnings(scores, transfers, root)
     rename = _renames(scored, performed, root)
-    by_method = {method: {_renamed(pair, rename): value for pair, value in pairs.items()} for method, pairs in scores.scores.items()}
     notes = [f"'{old}' of {scores.name} is taken for '{new}' of {transfers.name} (alias)" for old, new in sorted(rename.items())]
     scored = {_renamed(pair, rename) for pair in scored}
     self_pairs = frozenset(pair for pair in scored | performed if root.get(pair[0], pair[0]) == root.get(pair[1], pair[1]))
@@ -116,9 +131,40 @@ def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]
         message = f"no pair has both a score ({len(scored)} pairs) and a performance ({len(performed)} pairs)"
         raise DataError("SK209", transfers.name, message, "check that both tables name the same sources and targets")
     warnings += _twice(both if include_self else both - self_pairs, root)
-    kept = {method: {pair: value for pair, value in pairs.items() if pair in both} for method, pairs in by_method.items()}
-    sizes = {rename.get(name, name): size for name, size in (*scores.source_size.items(), *transfers.source_size.items())}
-    return Joined(kept, {pair: transfers.performance[pair] for pair in sorted(both)}, sizes, tuple(notes), tuple(warnings), self_pairs & both)
+    return Joined(
+        {method: _kept(pairs, rename, both) for method, pairs in scores.scores.items()}, {pair: transfers.performance[pair] for pair in sorted(both)},
+        {rename.get(name, name): size for name, size in (*scores.source_size.items(), *transfers.source_size.items())}, tuple(notes), tuple(warnings),
+        self_pairs & both, {method: _kept(pairs, rename, both) for method, pairs in scores.score_replicates.items()}, _groups(scores, transfers, rename),
+        {pair: sd for pair, sd in transfers.performance_sd.items() if pair in both},
+    )
+
+
+def _scored(reading: Reading) -> set[Pair]:
+    return {pair for pairs in reading.scores.values() for pair in pairs}
+
+
+def _kept(values: Mapping[Pair, Value], rename: Mapping[str, str], both: Collection[Pair]) -> dict[Pair, Value]:
+    """The values of one method under the names of the transfer table, for the pairs that both tables have."""
+    return {new: value for pair, value in values.items() if (new := _renamed(pair, rename)) in both}
+
+
+def _name_warnings(scores: Reading, transfers: Reading, root: Mapping[str, str]) -> list[str]:
+    """The warnings of both tables; names that are almost the same are compared over both, less those that the alias says to be one data set."""
+    pairs = [_scored(reading) | set(reading.performance) for reading in (scores, transfers)]
+    within_one = {warning for some in pairs for warning in similar_data_sets(some)}
+    others = dict.fromkeys(warning for warning in (*scores.warnings, *transfers.warnings) if warning not in within_one)
+    return [*others, *similar_data_sets(set().union(*pairs), root)]
+
+
+def _groups(scores: Reading, transfers: Reading, rename: Mapping[str, str]) -> dict[str, str]:
+    """Source -> group of both tables, which must not contradict each other."""
+    problems, out = Problems(), {rename.get(source, source): group for source, group in scores.source_group.items()}
+    for source, group in transfers.source_group.items():
+        if out.setdefault(source, group) != group:
+            message = f"source '{source}' is in group '{group}', and in '{out[source]}' in {scores.name}"
+            problems.add("SK203", transfers.name, message, "a source belongs to one group")
+    problems.raise_if_any(DataError)
+    return out
 
 
 def _twice(pairs: Collection[Pair], root: Mapping[str, str]) -> list[str]:
@@ -167,7 +213,7 @@ def _unmatched(score_name: str, scored: set[Pair], transfer_name: str, performed
             known = {pair[side] for pair in others}
             absent = sorted({pair[side] for pair in lonely} - known)
             if absent:
-                message += f"; {role}s that are not there: " + ", ".join(f"'{one}'{nearest(one, known)}" for one in absent)
+                message += f"; {role}s that are not there: " + ", ".join(f"'{one}'{closest(one, known)}" for one in absent)
         fix = "correct the names, give alias=[(NAME, NAME)], or leave such pairs out with allow_missing (--allow-missing)"
         problems.add("SK209", name, f"{message}; {matched} pairs match", fix)
         notes.append(f"{name}: {message}; left out")
@@ -182,17 +228,18 @@ def rectangle(joined: Joined, *, include_self: bool) -> Rectangle:
     sources, targets = sorted({source for source, _ in pairs}), sorted({target for _, target in pairs})
     row, column = ({name: index for index, name in enumerate(names)} for names in (sources, targets))
     shape = (len(sources), len(targets))
-    labels = sorted({replicate for pair in pairs for replicate in joined.performance[pair]})
-    replicates = np.full((len(labels), *shape), math.nan)
     performance = np.full(shape, math.nan)
     common, warnings = _common_replicates({pair: joined.performance[pair] for pair in pairs})
     for source, target in pairs:
         said = joined.performance[source, target]
         performance[row[source], column[target]] = average(said[label] for label in common[target] or said)
-        for layer, label in enumerate(labels):
-            replicates[layer, row[source], column[target]] = said.get(label, math.nan)
     scores = {method: _matrix(values, pairs, row, column, shape) for method, values in joined.scores.items()}
-    return Rectangle(tuple(sources), tuple(targets), performance, replicates, scores, tuple(warnings))
+    layers = {method: _layers(values, pairs, row, column, shape) for method, values in joined.score_replicates.items()}
+    noise = _matrix(joined.performance_sd, pairs, row, column, shape)
+    return Rectangle(
+        tuple(sources), tuple(targets), performance, _layers(joined.performance, pairs, row, column, shape), scores, tuple(warnings), layers,
+        noise if np.isfinite(noise).any() else None,
+    )
 
 
 def _common_replicates(performance: Mapping[Pair, Mapping[str, float]]) -> tuple[dict[str, list[str]], list[str]]:
@@ -224,3 +271,12 @@ def _matrix(
         if pair in values:
             out[row[pair[0]], column[pair[1]]] = values[pair]
     return out
+
+
+def _layers(
+    values: Mapping[Pair, Mapping[str, float]], pairs: Sequence[Pair], row: Mapping[str, int], column: Mapping[str, int], shape: tuple[int, int],
+) -> NDArray[np.float64]:
+    """One matrix a label, in order of the labels."""
+    labels = sorted({label for pair in pairs for label in values.get(pair, ())})
+    alone = ({pair: labelled[label] for pair, labelled in values.items() if label in labelled} for label in labels)
+    return np.array([_matrix(of_label, pairs, row, column, shape) for of_label in alone]).reshape(-1, *shape)

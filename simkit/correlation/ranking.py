@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.correlation.joining import SCRATCH
-from simkit.correlation.reading import is_share, refuse_lower_is_better
+from simkit.correlation.metrics import is_share, refuse_lower_is_better
 from simkit.errors import DataError, Problems
 from simkit.recipe import rng_for
 from simkit.tables import TransferTable

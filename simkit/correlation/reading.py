@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from simkit.correlation.columns import SAME, Columns, Pair, shortened
+from simkit.correlation.metrics import is_share, kind_of_metric, refuse_lower_is_better
+from simkit.correlation.names import similar_data_sets, similar_names
+from simkit.correlation.numerals import DecimalMark
 from simkit.correlation.recognition import Layout
-from simkit.errors import DataError, Problems, UsageError
+from simkit.errors import DataError, UsageError
 
-__all__ = ["Pair", "Reading", "average", "is_share", "read", "refuse_lower_is_better"]
+__all__ = ["Pair", "Reading", "average", "read"]
 
-Pair: TypeAlias = tuple[str, str]
-"""(source, target)."""
-
-BETWEEN_0_AND_1 = re.compile(r"(auc|auroc|roc-auc|auc-roc)(-(binary|ovr|ovo|macro|micro|weighted|prevalence))*|(balanced-)?accuracy")
-"""Metrics whose values lie between 0 and 1; a relative gain of AUC is not one of them."""
-
-LOWER_IS_BETTER = re.compile(
-    r"[a-z]*(loss|losses|errors?|crossentropy)|err|(r|rm|nrm|n)?mse|(n|s)?mae|s?mape|r?msle|wape|rmsd|brier|nll|bce|(t|s|a|m)?ece|eer|hter|[wc]er|hinge"
-    r"|perplexity|ppl|deviance|misclassifications?|misclassified|fpr|fnr")
-"""Words of a metric's name (without digits) that say: lower is better."""
-
-LOWER_PHRASE = re.compile(r"cross-entropy|(false-(positive|negative|discovery)|miss|failure)-rate")
-"""The same in several words."""
-
-TURNED = re.compile(r"(^|-)(neg|negated|negative|minus|inverse|inverted|skill|reduction|improvement|gain)(-|$)")
-"""What turns such a name round: "neg-log-loss", "Brier skill score", "relative error reduction"; a minus sign before it does too."""
-
-SAME = 1e-9
-"""Relative difference up to which a performance that is repeated in several rows counts as the same number."""
+Tags: TypeAlias = Mapping[tuple[str, str, str], list[float]]
+"""(replicate, value_replicate, column) -> the values of one method and pair that stand there; several where rows repeat."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +33,11 @@ class Reading:
         source_size: source -> number of images, where the table holds it.
         notes: what was recognised, averaged and left out.
         undefined: the pairs and replicates whose performance is an empty cell.
+        score_replicates: method -> (source, target) -> label -> score, of the methods whose score has several values for a pair; ``scores``
+            holds their averages. The label is the column of a wide table, ``value_replicate``, or ``replicate`` where the score differs with it.
+        source_group: source -> group, of the sources for which the table names one.
+        performance_sd: (source, target) -> standard deviation of the noise of the performance as it is given.
+        warnings: names that are almost the same.
     """
 
     name: str
@@ -57,6 +48,10 @@ class Reading:
     source_size: Mapping[str, float]
     notes: tuple[str, ...]
     undefined: tuple[tuple[Pair, str], ...] = ()
+    score_replicates: Mapping[str, Mapping[Pair, Mapping[str, float]]] = field(default_factory=dict)
+    source_group: Mapping[str, str] = field(default_factory=dict)
+    performance_sd: Mapping[Pair, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def average(values: Iterable[float]) -> float:
@@ -65,7 +60,9 @@ def average(values: Iterable[float]) -> float:
     return values[0] if all(value == values[0] for value in values) else math.fsum(values) / len(values)
 
 
-def read(layout: Layout, *, metric: str | None = None, allow_missing: bool = False, aggregate: Literal["mean"] | None = None) -> Reading:
+def read(
+    layout: Layout, *, metric: str | None = None, allow_missing: bool = False, aggregate: Literal["mean"] | None = None, decimal: DecimalMark = ".",
+) -> Reading:
     """The numbers of a table.
 
     Args:
@@ -73,30 +70,27 @@ def read(layout: Layout, *, metric: str | None = None, allow_missing: bool = Fal
         metric: of the performance; None takes it from the table.
         allow_missing: empty and NaN cells are left out and counted, instead of refused.
         aggregate: "mean" averages rows of the same key, instead of refusing them.
+        decimal: "," states that numbers are written 0,93. A table in which no number is written so is read with decimal points.
 
     Raises:
         DataError: text where a number belongs, a performance outside the metric's range, rows with the same key, a performance that
             differs between rows of one pair and replicate, different metrics within a target (or, over targets, others than areas under the ROC
-            curve), an empty source or target.
-        UsageError: ``metric`` contradicts the table, or the performance is a loss or an error (SK211).
+            curve), an empty source or target, sizes, groups or noise on which rows do not agree, numbers with the other decimal mark.
+        UsageError: ``metric`` contradicts the table, the performance is a loss or an error (SK211), or another decimal mark.
     """
-    return _Reader(layout, metric, allow_missing, aggregate).reading()
+    if decimal not in (".", ","):
+        raise UsageError("SK102", "decimal", f"{decimal!r} is no decimal mark", "give '.' or ','")
+    return _Reader(layout, allow_missing, decimal, wanted_metric=metric, aggregate=aggregate).reading()
 
 
 @dataclass
-class _Reader:
-    layout: Layout
-    wanted_metric: str | None
-    allow_missing: bool
-    aggregate: Literal["mean"] | None
-    problems: Problems = field(default_factory=Problems)
-    notes: list[str] = field(default_factory=list)
-    missing: dict[str, list[int]] = field(default_factory=dict)
+class _Reader(Columns):
+    wanted_metric: str | None = None
+    aggregate: Literal["mean"] | None = None
     undefined: dict[tuple[Pair, str], None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.raw = self.layout.raw
-        self.pairs: list[Pair] = list(zip(self.names("source"), self.names("target"), strict=True))
+        super().__post_init__()
         self.methods = self.names("method") if self.layout.form == "long" else [""] * len(self.raw)
         self.replicates = self.optional("replicate")
         self.value_replicates = self.optional("value_replicate")
@@ -105,48 +99,18 @@ class _Reader:
         metric = self.metric()
         self.duplicates()
         performance = self.performances(metric)
-        scores = self.scores()
+        cells = self.score_cells()
+        scores = {method: {pair: _score(tags) for pair, tags in pairs.items()} for method, pairs in cells.items()}
         directions = self.directions()
-        sizes = self.sizes()
+        sizes, groups, noise = self.source_sizes(), self.source_groups(), self.performance_sds(performance)
         self.problems.raise_if_any(DataError)
         self.missing_note()
-        return Reading(self.raw.path, scores, directions, performance, metric, sizes, (*self.layout.notes, *self.notes), tuple(self.undefined))
-
-    def names(self, role: str) -> list[str]:
-        column = self.layout.columns[role]
-        names = [cell.strip() for cell in self.raw.column(column)]
-        for row, name in enumerate(names):
-            if not name:
-                self.problems.add("SK203", self.raw.where(row, column), "the cell is empty", f"give the name of the {role}")
-        return names
-
-    def optional(self, role: str) -> list[str]:
-        column = self.layout.columns.get(role)
-        return [cell.strip() for cell in self.raw.column(column)] if column is not None else [""] * len(self.raw)
-
-    def numbers(self, column: str, low: float = -math.inf, high: float = math.inf) -> list[float]:
-        """A column as numbers; every bad cell becomes a problem. NaN only where missing cells are allowed."""
-        try:
-            values = self.raw.numbers(column, low=low, high=high, empty=self.allow_missing)
-        except DataError as error:
-            self.problems.catch(error)
-            return [math.nan] * len(self.raw)
-        missing = [self.raw.lines[row] for row, value in enumerate(values) if math.isnan(value)]
-        if missing:
-            self.missing[column] = missing
-        return values
-
-    def missing_note(self) -> None:
-        if self.missing:
-            count = sum(len(lines) for lines in self.missing.values())
-            alike: dict[tuple[int, ...], list[str]] = {}
-            for column, lines in self.missing.items():
-                alike.setdefault(tuple(lines), []).append(f"'{column}'")
-            where = "; ".join(f"{', '.join(columns)} in {self.raw.unit}s {_shortened(map(str, lines))}" for lines, columns in alike.items())
-            self.notes.append(f"{self.raw.path}: {count} empty cells left out ({where})")
-
-    def at(self, row: int) -> str:
-        return f"{self.raw.unit} {self.raw.lines[row]}"
+        named = {*performance, *(pair for pairs in scores.values() for pair in pairs)}
+        warnings = (*similar_data_sets(named), *similar_names(scores, "methods"), *similar_names(groups.values(), "groups of sources"))
+        return Reading(
+            self.raw.path, scores, directions, performance, metric, sizes, (*self.layout.notes, *self.notes), tuple(self.undefined),
+            self.score_replicates(cells), groups, noise, warnings,
+        )
 
     def metric(self) -> str:
         if not self.layout.performance:
@@ -171,7 +135,7 @@ class _Reader:
         first = next(row for row, cell in enumerate(cells) if cell)
         for row, cell in enumerate(cells):
             same_target = of_target.setdefault(self.pairs[row][1], row) if cell else row
-            other = same_target if cells[same_target] != cell else first if _kind(cells[first]) != _kind(cell) else row
+            other = same_target if cells[same_target] != cell else first if kind_of_metric(cells[first]) != kind_of_metric(cell) else row
             if cell and other != row:
                 message = f"the metric is '{cell}', and '{cells[other]}' in {self.at(other)}"
                 fix = "keep the rows of one metric: numbers of different metrics cannot be ranked or averaged together"
@@ -196,7 +160,7 @@ class _Reader:
             self.notes.append(f"{self.raw.path}: {repeated} rows repeat the {', '.join(roles)} of another row: averaged")
 
     def performances(self, metric: str) -> dict[Pair, dict[str, float]]:
-        bounded = all(BETWEEN_0_AND_1.fullmatch(_canonical(one)) for one in metric.split(", "))
+        bounded = all(is_share(one) for one in metric.split(", "))
         several = len(self.layout.performance) > 1
         cells: dict[tuple[Pair, str], dict[tuple[str, str], list[tuple[float, int]]]] = {}
         for column in self.layout.performance:
@@ -213,7 +177,7 @@ class _Reader:
             out.setdefault(pair, {})[replicate] = self.one_performance(pair, replicate, list(said.values()))
         lost = len(set(self.pairs) - set(out)) if self.layout.performance and not self.problems.found else 0
         if lost:
-            names = _shortened(f"{s} -> {t}" for s, t in sorted(set(self.pairs) - set(out)))
+            names = shortened(f"{s} -> {t}" for s, t in sorted(set(self.pairs) - set(out)))
             self.notes.append(f"{self.raw.path}: {lost} pairs have no performance ({names})")
         counts = {len(replicates) for replicates in out.values()}
         if len(counts) > 1:
@@ -233,7 +197,8 @@ class _Reader:
                 break
         return means[0]
 
-    def scores(self) -> dict[str, dict[Pair, float]]:
+    def score_cells(self) -> dict[str, dict[Pair, dict[tuple[str, str, str], list[float]]]]:
+        """Method -> pair -> the values that stand there, with what tells them apart."""
         cells: dict[str, dict[Pair, dict[tuple[str, str, str], list[float]]]] = {name: {} for name in self.layout.methods}
         long = self.layout.form == "long"
         new_name = {old: new for new, (old, *_) in self.layout.methods.items()}
@@ -247,11 +212,28 @@ class _Reader:
                     if not math.isnan(value):
                         tag = (self.replicates[row], self.value_replicates[row], column)
                         cells[method].setdefault(self.pairs[row], {}).setdefault(tag, []).append(value)
-        return {method: {pair: self.one_score(tags) for pair, tags in pairs.items()} for method, pairs in cells.items()}
+        return cells
 
-    @staticmethod
-    def one_score(tags: Mapping[tuple[str, str, str], list[float]]) -> float:
-        return average(average(values) for values in tags.values())
+    def score_replicates(self, cells: Mapping[str, Mapping[Pair, Tags]]) -> dict[str, dict[Pair, dict[str, float]]]:
+        """Method -> pair -> label -> score, for the methods of which some pair has several labels.
+
+        A replicate of the performance is one of the score only where the score differs with it (a measure of each fold's network); where it
+        is the same number in every row, it is one value that was repeated.
+        """
+        out = {}
+        for method, pairs in cells.items():
+            several = self.layout.form == "wide" and len(self.layout.methods[method]) > 1
+            by_replicate = not any(self.value_replicates) and any(_differs(tags) for tags in pairs.values())
+            labelled: dict[Pair, dict[str, float]] = {}
+            for pair, tags in pairs.items():
+                alike: dict[str, dict[tuple[str, str, str], list[float]]] = {}
+                for (replicate, value_replicate, column), values in tags.items():
+                    parts = (replicate if by_replicate else value_replicate, column if several else "")
+                    alike.setdefault("/".join(part for part in parts if part), {})[replicate, value_replicate, column] = values
+                labelled[pair] = {label: _score(same) for label, same in alike.items()}
+            if any(len(labels) > 1 for labels in labelled.values()):
+                out[method] = labelled
+        return out
 
     def directions(self) -> dict[str, bool]:
         column = self.layout.columns.get("higher_is_better")
@@ -273,52 +255,13 @@ class _Reader:
                 self.problems.add("SK211", self.raw.where(row, column), message, "a method has one direction")
         return {method: said for method, (said, _) in first.items()}
 
-    def sizes(self) -> dict[str, float]:
-        column = self.layout.columns.get("source_size")
-        if column is None or not self.layout.methods:
-            return {}
-        out: dict[str, tuple[float, int]] = {}
-        for row, value in enumerate(self.numbers(column)):
-            if math.isnan(value):
-                continue
-            size, line = out.setdefault(self.pairs[row][0], (value, self.raw.lines[row]))
-            if size != value:
-                message = f"source '{self.pairs[row][0]}' has size {value:g}, and {size:g} in {self.raw.unit} {line}"
-                self.problems.add("SK203", self.raw.where(row, column), message, "a source has one size")
-        return {source: size for source, (size, _) in out.items()}
+
+def _score(tags: Tags) -> float:
+    return average(average(values) for values in tags.values())
 
 
-def _canonical(metric: str) -> str:
-    return metric.strip().casefold().replace("_", "-")
-
-
-def is_share(metric: str) -> bool:
-    """Whether a performance of this metric lies in 0..1 (AUC, accuracy and their kin)."""
-    return BETWEEN_0_AND_1.fullmatch(_canonical(metric)) is not None
-
-
-def refuse_lower_is_better(metric: str, where: str) -> None:
-    """Higher performance counts as better everywhere; a metric whose name says otherwise is refused.
-
-    Raises:
-        UsageError: the metric is a loss, an error or their kin (SK211).
-    """
-    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", metric).casefold())
-    name = re.sub(r"neg(ative)?-log-?likelihood", "nll", "-".join(words))
-    lower = LOWER_PHRASE.search(name) or any(LOWER_IS_BETTER.fullmatch(word) for word in name.split("-"))
-    if not lower or TURNED.search(name) or re.match(r"\s*1?\s*[-\u2212]", metric):
-        return
-    message = f"the performance is '{metric}', which by its name is better when lower: higher performance must be better, or the order is upside down"
-    fix = f"negate the numbers and say so in the name of the metric ('minus {metric}'), or take another metric (such as metric='auc')"
-    raise UsageError("SK211", where, message, fix)
-
-
-def _kind(metric: str) -> str:
-    """The metric, less how it is averaged over classes where it is an area under the ROC curve."""
-    name = _canonical(metric)
-    return "auc" if BETWEEN_0_AND_1.fullmatch(name) and "accuracy" not in name else name
-
-
-def _shortened(names: Iterable[str], most: int = 10) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+def _differs(tags: Tags) -> bool:
+    """Whether the score of a pair differs between replicates of the performance, within a column."""
+    first: dict[str, float] = {}
+    return any(not math.isclose(first.setdefault(column, average(values)), average(values), rel_tol=SAME, abs_tol=0.0)
+               for (_, _, column), values in tags.items())

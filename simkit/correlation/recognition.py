@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
+from simkit.correlation.numerals import has_decimal_comma, is_number
 from simkit.errors import Problems, UsageError, nearest
 from simkit.tables import RawTable, ScoreTable, TransferTable, read_table
 
@@ -95,10 +96,10 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
     columns = _roles(raw)
     form: Literal["long", "wide"] = "long" if role != "transfers" and "method" in columns and "value" in columns else "wide"
     delimiter = f", delimiter {raw.delimiter!r}" if raw.separator == ":" else ""
-    notes = [f"{raw.path}: {len(raw)} rows{delimiter}{', decimal comma' if raw.decimal_comma else ''}"]
+    notes = [f"{raw.path}: {len(raw)} rows{delimiter}"]
     if raw.short:
         notes.append(f"{raw.path}: {len(raw.short)} rows are cut short and were read with empty cells at their end (lines {', '.join(map(str, raw.short))})")
-    performing: tuple[str, ...] = () if role == "scores" else _performance(raw, performance, notes)
+    performing: tuple[str, ...] = () if role == "scores" else _performance(raw, performance, set(columns.values()), notes)
     if not performing and role != "scores":
         found = ", ".join(repr(column) for column in raw.columns if column)
         fix = "name its column (performance='auc'), its replicates (performance='fold_*'), or the transfer table (performance='transfer.csv')"
@@ -115,7 +116,8 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
 
 def _roles(raw: RawTable) -> dict[str, str]:
     """Role -> column for the columns with a fixed name, letter case aside."""
-    roles = ("source", "target", "method", "value", "higher_is_better", "replicate", "value_replicate", "performance_metric", "source_size")
+    roles = ("source", "target", "method", "value", "higher_is_better", "replicate", "value_replicate", "performance_metric", "performance_sd", "source_size",
+             "source_group", "n_source")
     out = {}
     for role in roles:
         matches = [column for column in raw.columns if column == role] or [column for column in raw.columns if column.casefold() == role]
@@ -129,12 +131,13 @@ def _roles(raw: RawTable) -> dict[str, str]:
     return out
 
 
-def _performance(raw: RawTable, wanted: str | None, notes: list[str]) -> tuple[str, ...]:
+def _performance(raw: RawTable, wanted: str | None, known: Collection[str], notes: list[str]) -> tuple[str, ...]:
+    """The columns of the performance; a pattern never takes a column of ``known``, which has a meaning of its own (performance_sd)."""
     found = ", ".join(repr(column) for column in raw.columns if column)
     if wanted is not None and wanted in raw.columns:
         return (wanted,)
     if wanted is not None and is_pattern(wanted):
-        matched = tuple(column for column in raw.columns if fnmatchcase(column, wanted))
+        matched = tuple(column for column in raw.columns if fnmatchcase(column, wanted) and column not in known)
         if not matched:
             raise UsageError("SK101", "performance", f"no column of {raw.path} matches '{wanted}'", f"columns found: {found}")
         notes.append(f"performance: the {len(matched)} columns matching '{wanted}' are replicates, averaged per pair ({', '.join(matched)})")
@@ -215,13 +218,7 @@ def _wide_methods(raw: RawTable, used: set[str], methods: Sequence[str]) -> dict
 
 def _has_numbers(raw: RawTable, column: str) -> bool:
     """Whether a column is one of numbers: at least one cell is a number (other cells are then errors, not words)."""
-    for cell in raw.column(column):
-        try:
-            float(cell.strip().replace(",", ".") if raw.decimal_comma else cell)
-        except ValueError:
-            continue
-        return True
-    return False
+    return any(is_number(cell) or has_decimal_comma(cell) for cell in raw.column(column))
 
 
 def _summary(raw: RawTable, form: str, columns: Mapping[str, str], methods: Mapping[str, tuple[str, ...]], performance: Sequence[str], role: str) -> list[str]:
@@ -237,6 +234,9 @@ def _summary(raw: RawTable, form: str, columns: Mapping[str, str], methods: Mapp
         notes.append(f"{raw.path}: wide form, one column a method: {words}")
     if role != "transfers" and "source_size" in columns:
         used.add(columns["source_size"])
+    elif role != "transfers" and form == "long" and "n_source" in columns:
+        used.add(columns["n_source"])
+    used |= {columns[name] for name in ("source_group", *(["performance_sd"] if performance else [])) if name in columns}
     unused = [column for column in raw.columns if column and column not in used]
     if unused:
         notes.append(f"{raw.path}: not used: {', '.join(unused)}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simkit.correlation.statistics import spearman
 
-__all__ = ["ceiling_of_mean", "noise_ceiling"]
+__all__ = ["ceiling_from_sd", "ceiling_of_mean", "noise_ceiling"]
 
 Floats = NDArray[np.float64]
 
@@ -56,6 +56,27 @@ def ceiling_of_mean(replicates: Floats) -> float | None:
         return None
     n, r = len(complete), max(0.0, float(pairs[np.isfinite(pairs)].mean()))
     return min(1.0, math.sqrt(n * r / (1 + (n - 1) * r)))
+
+
+def ceiling_from_sd(performance: Floats, noise: Floats) -> float | None:
+    """The same ceiling where there are no replicates but the noise of each performance is known: sqrt(1 - noise variance / variance).
+
+    It is of Pearson's kind; the reliability of ranks is taken for that of values.
+
+    Args:
+        performance: (S,) performances of one target, NaN where missing.
+        noise: (S,) standard deviation of the noise of each, NaN where unknown.
+
+    Returns:
+        In 0..1, 0 where there is more noise than variance; None for fewer than 3 sources with both, or constant performances.
+    """
+    known = np.isfinite(performance) & np.isfinite(noise)
+    if known.sum() < 3:
+        return None
+    total = float(performance[known].var(ddof=1))
+    if total <= 0:
+        return None
+    return math.sqrt(max(0.0, 1 - float((noise[known] ** 2).mean()) / total))
 
 
 def _complete(replicates: Floats) -> Floats | None:

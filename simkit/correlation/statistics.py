@@ -12,10 +12,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.recipe import rng_for
+
 __all__ = [
-    "all_orders", "best_of_top", "bonett_wright", "critical_size", "critical_spearman", "exact_or_sampled_orders", "holm", "joint_permutation", "line",
-    "mean_defined", "pearson", "spearman", "static_permutation_p", "static_scores", "tied_share", "two_sided",
-    "two_way_bootstrap", "within_correlation", "within_target_p",
+    "EQUAL", "EXACT_JOINT", "all_orders", "best_of_top", "bonett_wright", "critical_size", "critical_spearman", "exact_or_sampled_orders", "holm", "line",
+    "logit_of", "mean_defined", "pearson", "spearman", "static_permutation_p", "static_scores", "tied_share", "two_sided", "within_correlation",
+    "within_target_p",
 ]
 
 Floats = NDArray[np.float64]
@@ -97,25 +99,6 @@ def spearman(x: Floats, y: Floats, weights: Floats | None = None) -> Floats:
     return _correlation(weights, weights @ _below(x[available]).T, weights @ _below(y[available]).T)
 
 
-def permuted_spearman(x: Floats, y: Floats, orders: Orders) -> Floats:
-    """(B,) Spearman's correlations after the source labels of the scores were permuted, on the cells that are then available.
-
-    ``orders[b, i]`` is the source whose score source i gets. Cells may be missing in x and y (self pairs), so each order has its own
-    available cells and ranks.
-    """
-    has_x, has_y = np.isfinite(x), np.isfinite(y)
-    below_x, below_y = _below(x).T, _below(y).T
-    out = np.empty(len(orders))
-    for block in _blocks(len(orders), len(x)):
-        order = orders[block]
-        available = has_y[None, :] & has_x[order]
-        given = np.zeros(order.shape)
-        np.put_along_axis(given, order, available.astype(np.float64), axis=1)
-        rank_x = np.take_along_axis(given @ below_x, order, axis=1)
-        out[block] = _correlation(available.astype(np.float64), rank_x, available.astype(np.float64) @ below_y)
-    return out
-
-
 def _blocks(resamples: int, width: int) -> Iterator[slice]:
     step = max(1, CELLS // max(1, width))
     for start in range(0, resamples, step):
@@ -130,67 +113,47 @@ def mean_defined(values: Floats) -> Floats:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def joint_permutation(x: Floats, y: Floats, orders: Orders) -> Floats:
-    """(B,) mean Spearman over targets after the same permutation of source labels in every target.
+def within_target_p(x: Floats, y: Floats, *, permutations: int, rng_name: Sequence[str | int]) -> tuple[Floats, Floats]:
+    """Spearman's correlation of every method in one target and its two-sided permutation p-value; NaN where undefined.
 
-    Permuting whole rows of the score matrix keeps what a source has in common over targets (a source that is good everywhere is one
-    observation, not T); within-target permutation does not, and rejects far too often when sources have such an effect.
-
-    Args:
-        x: (S, T) oriented scores, NaN where missing.
-        y: (S, T) performances, NaN where missing.
-        orders: (B, S) permutations.
-    """
-    return mean_defined(np.stack([permuted_spearman(x[:, t], y[:, t], orders) for t in range(x.shape[1])]))
-
-
-def two_way_bootstrap(
-    x: Floats, y: Floats, *, versus: Floats | None = None, bootstraps: int, rng: np.random.Generator,
-) -> tuple[float, float] | None:
-    """95 % percentile interval of the mean Spearman, resampling sources and targets together.
-
-    With ``versus`` (S, T), of the mean difference to the Spearman of these other scores, in the same resamples. They are kept as they are:
-    a baseline that is made from other targets is not made anew, since a target that is drawn twice would be one of its own others.
-
-    Resamples in which no target is defined (the score is constant over the sources drawn) are left out. None when more than a tenth is
-    left out, because those that remain are no fair sample any more, or when ``bootstraps`` is 0.
-    """
-    if bootstraps == 0:
-        return None
-    n_sources, n_targets = x.shape
-    weights = rng.multinomial(n_sources, np.full(n_sources, 1 / n_sources), size=bootstraps).astype(np.float64)
-    counts = rng.multinomial(n_targets, np.full(n_targets, 1 / n_targets), size=bootstraps).T.astype(np.float64)
-    each = np.stack([_blocked_spearman(x[:, t], y[:, t], weights) for t in range(n_targets)])
-    if versus is not None:
-        each = each - np.stack([_blocked_spearman(versus[:, t], y[:, t], weights) for t in range(n_targets)])
-    defined = np.isfinite(each)
-    total = np.where(defined, counts * np.where(defined, each, 0.0), 0.0).sum(0)
-    weight = (counts * defined).sum(0)
-    means = total[weight > 0] / weight[weight > 0]
-    if len(means) < 0.9 * bootstraps:
-        return None
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _blocked_spearman(x: Floats, y: Floats, weights: Floats) -> Floats:
-    return np.concatenate([spearman(x, y, weights[block]) for block in _blocks(len(weights), len(x))])
-
-
-def within_target_p(x: Floats, y: Floats, *, permutations: int, rng: np.random.Generator) -> float:
-    """Two-sided permutation p-value of Spearman's correlation in one target: exact up to 9 sources, else sampled with add-one.
+    Exact up to 9 sources, else from random permutations (the same for all methods) with add-one.
 
     Args:
-        x: (n,) oriented scores without missing values.
-        y: (n,) performances without missing values.
+        x: (M, S) oriented scores, NaN where missing.
+        y: (S,) performances, NaN where missing.
+        permutations: how many random ones.
+        rng_name: names of the random numbers.
     """
+    rho, p = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    masks, group = np.unique(np.isfinite(x) & np.isfinite(y), axis=0, return_inverse=True)
+    for g, mask in enumerate(masks):
+        members = np.flatnonzero(group.ravel() == g)
+        if mask.sum() >= 3:
+            rho[members], p[members] = _within_target_p(x[members][:, mask], y[mask], permutations, rng_for(*rng_name))
+    return rho, p
+
+
+def _within_target_p(x: Floats, y: Floats, permutations: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
     from scipy.stats import rankdata
 
-    rank_x, rank_y = (rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
-    orders, exact = exact_or_sampled_orders(len(x), most=math.factorial(EXACT_WITHIN), permutations=permutations, rng=rng)
-    scale = math.sqrt(float((rank_x**2).sum() * (rank_y**2).sum()))
-    resampled = np.concatenate([rank_y[orders[block]] @ rank_x for block in _blocks(len(orders), len(x))]) / scale
-    return two_sided(float(rank_x @ rank_y) / scale, resampled, exact=exact)
+    n = len(y)
+    rank_x, rank_y = rankdata(x, axis=1) - (n + 1) / 2, rankdata(y) - (n + 1) / 2
+    scale = np.sqrt((rank_x**2).sum(1) * (rank_y**2).sum())
+    defined = scale > 0
+    scale = np.where(defined, scale, 1.0)
+    rho = rank_x @ rank_y / scale
+    orders, exact = exact_or_sampled_orders(n, most=math.factorial(EXACT_WITHIN), permutations=permutations, rng=rng)
+    reached = np.zeros(len(x), dtype=np.int64)
+    for block in _blocks(len(orders), max(n, len(x))):
+        resampled = np.abs(rank_y[orders[block]] @ rank_x.T) / scale
+        reached += (~(resampled < np.abs(rho) - EQUAL)).sum(0)
+    p = reached / len(orders) if exact else (reached + 1) / (len(orders) + 1)
+    return np.where(defined, rho, np.nan), np.where(defined, p, np.nan)
+
+
+def logit_of(performance: Floats) -> Floats:
+    """log(p / (1 - p)); NaN stays. Values must lie strictly between 0 and 1."""
+    return np.asarray(np.log(performance) - np.log1p(-performance))
 
 
 def bonett_wright(r: float, n: int) -> tuple[float, float] | None:

@@ -3,109 +3,232 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
-from simkit.correlation.results import Correlation, MethodResult
+from simkit.correlation.power import detectable, power_at
+from simkit.correlation.results import Correlation, Interval, MethodResult, Range, TargetResult
 
 __all__ = ["correlation_html", "correlation_text"]
 
-HEAD = ("method", "targets>0", "mean Spearman", "95 % interval", "p", "Holm", "regret", "vs static")
+NAMES = {"spearman": "Spearman", "kendall": "Kendall", "weighted-tau": "weighted tau"}
 NONE = "-"
 
+MOST_METHODS, MOST_LISTED, MOST_LINES, MOST_DETAILS = 40, 12, 30, 36
+"""Rows of the main table, methods in a list within a line, warnings and notes, and rows of the details that are printed unasked."""
 
-def correlation_text(found: Correlation, width: int = 100) -> str:
+BASELINES = {"static": "mean rank in the other targets", "source-size": "number of images of the source", "random": "expected values of a random source"}
+
+LEGEND = ("CI: sources and targets resampled together; p: source labels permuted jointly in all targets (of static: performances permuted within "
+          "targets); Holm, max-T: p adjusted for the number of methods; regret: performance lost by taking the first source, mean over targets")
+
+
+def correlation_text(found: Correlation, width: int = 100, *, details: bool | None = None) -> str:
     """The tables of a Correlation in plain text, wrapped to ``width`` columns."""
     width = max(40, width)
     lines = [_wrapped(_title(found), width), ""]
-    lines += _table(HEAD, [_cells(result) for result in found.methods] + [_cells(result, star="*") for result in found.baselines], width)
-    lines.append(_wrapped("* baseline: " + _baselines(found), width))
-    versus = ", ".join(f"{_plain(one.method)} [{one.versus_static_interval[0]:+.2f}, {one.versus_static_interval[1]:+.2f}]"
-                       for one in found.methods if one.versus_static_interval is not None)
-    lines += [_wrapped(f"vs static, 95 % interval: {versus}", width)] if versus else []
-    lines += ["", _wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width)]
-    lines += _per_target(found, width)
-    if found.within:
-        each = (f"{_plain(name)} {one.r:+.2f} ({one.n} pairs{_with_self(found, name)})" for name, one in found.within.items())
-        lines.append(_wrapped(f"within-target r of the raw values: {', '.join(each)}", width))
-    for name, pool in found.pooled.items():
-        value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, p = {pool.p_value:.4f}"
-        of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
-        lines.append(_wrapped(f"pooled r of the raw values, {_plain(name)}: {value} ({of})", width))
-    lines += [_wrapped(f"{what}: " + ", ".join(f"{_plain(target)} {value:.2f}" for target, value in values.items()), width) for what, values in (
-        ("agreement of one replicate of the performance with the others", found.noise_ceiling),
-        ("ceiling of Spearman with the mean performance (sqrt of its reliability)", found.ceiling_of_mean)) if values]
+    shown = found.methods[:MOST_METHODS]
+    rows = [_cells(result) for result in shown] + [_cells(result, star="*") for result in found.baselines]
+    lines += _table(_head(found), rows, width)
+    if len(shown) < len(found.methods):
+        lines.append(_wrapped(f"... {len(found.methods) - len(shown)} more methods (--json and --out have all)", width))
+    lines.append(_wrapped("* baseline: " + "; ".join(_baseline(one) for one in found.baselines), width))
+    lines.append(_wrapped(LEGEND, width))
+    lines += [_wrapped(line, width) for line in _differences(found)]
+    lines += ["", *_stability(found, width)]
+    lines += ["", _wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width), *_per_target(found, width)]
+    lines += _details(found, width, details)
+    lines += ["", *(_wrapped(line, width) for line in _linear(found)), *(_wrapped(line, width) for line in _replicates(found))]
     lines.append(_wrapped(f"resolution: {found.resolution}", width))
-    if found.with_self is not None:
-        values = ", ".join(f"{_plain(result.method)} {_signed(result.mean_spearman)}" for result in found.with_self.methods)
-        lines.append(_wrapped(f"mean Spearman with self pairs: {values}", width))
+    lines += [_wrapped(line, width) for line in _power(found)]
+    lines += _with_self(found, width)
     lines += ["", _wrapped(f"Reading: {_reading(found)}", width)]
-    lines += [_wrapped(f"warning: {_plain(warning)}", width) for warning in found.warnings]
-    lines += [_wrapped(f"note: {_plain(note)}", width) for note in found.notes]
+    lines += _capped("warning", found.warnings, width) + _capped("note", found.notes, width)
     return "\n".join(lines)
 
 
-def _with_self(found: Correlation, method: str) -> str:
+def correlation_html(found: Correlation) -> str:
+    """The main table of a Correlation as an HTML fragment; every name is escaped."""
+    rows = [_cells(result) for result in found.methods[:MOST_METHODS]] + [_cells(result, star="*") for result in found.baselines]
+    head = "".join(f"<th>{escape(name)}</th>" for name in _head(found))
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    more = [f"{len(found.methods) - MOST_METHODS} more methods in .frame"] if len(found.methods) > MOST_METHODS else []
+    lines = (_reading(found), *more, "* baseline: " + "; ".join(_baseline(one) for one in found.baselines), LEGEND, *_differences(found), *_linear(found),
+             *_replicates(found), found.resolution, *_power(found), *found.warnings, *found.notes)
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<p>{escape(_title(found))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{items}</ul>"
+
+
+def _title(found: Correlation) -> str:
+    own = len(found.self_pairs)
+    total = f"{found.n_pairs + own} pairs" if own else f"{found.n_pairs} pairs"
+    left = f"; {own} self pair{'s' if own > 1 else ''} left out" if own else ""
+    metric = "" if found.metric == "performance" else f"; performance: {_plain(found.metric)}"
+    how = "all orders of the sources" if found.joint_exact else f"{found.permutations} permutations of the sources"
+    logit = "; logit for Pearson's r" if found.logit else ""
+    return (f"{total}, {found.n_sources} sources, {found.n_targets} target{'s' if found.n_targets > 1 else ''}{left}{metric}{logit}; {how}; "
+            f"{found.bootstraps} bootstraps of sources and targets; seed {found.seed}")
+
+
+def _head(found: Correlation) -> tuple[str, ...]:
+    return ("method", "targets>0", f"mean {NAMES[found.statistic]}", "95 % CI", "p", "Holm", "max-T", "regret", "vs static")
+
+
+def _cells(result: MethodResult, star: str = "") -> list[str]:
+    if result.mean is None:
+        return [_plain(result.method) + star, NONE, "undefined", *[NONE] * 6]
+    positive = NONE if result.method == "random" and star else f"{result.positive_targets}/{len(result.targets)}"
+    return [_plain(result.method) + star, positive, _signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
+            _three(result.regret), _signed(result.versus_static)]
+
+
+def _baseline(one: MethodResult) -> str:
+    return f"{one.method} = {BASELINES[one.method]}" + (f" (undefined: {one.undefined.split('; ')[0]})" if one.undefined else "")
+
+
+def _differences(found: Correlation) -> list[str]:
+    """Intervals that do not fit the table: of differences, and of the mean for these sources alone."""
+    versus = [f"{_plain(one.method)} {_signed(one.versus_static)} {_interval(one.versus_static_interval)}"
+              for one in (*found.methods, *found.baselines) if one.versus_static_interval is not None]
+    best = [f"{_plain(one.method)} {_signed(one.versus_best)} {_interval(one.versus_best_interval)}"
+            for one in found.methods[1:] if one.versus_best_interval is not None]
+    fixed = [f"{_plain(one.method)} {_interval(one.fixed_sources_interval)}" for one in found.methods if one.fixed_sources_interval is not None]
+    return [f"{what}: {_listed(each)}" for what, each in (
+        ("vs static, 95 % CI", versus), (f"vs {_plain(found.methods[0].method)}, which has the highest mean here, 95 % CI", best),
+        ("these sources fixed, only targets resampled, 95 % CI", fixed)) if each]
+
+
+def _stability(found: Correlation, width: int) -> list[str]:
+    """Ranges of the mean when one thing is left out, one row a method."""
+    rows = []
+    results = [one for one in found.methods[:MOST_METHODS] if one.mean is not None]
+    grouped = any(one.stability.groups is not None for one in results)
+    for one in results:
+        s = one.stability
+        influence = NONE if s.most_influential is None else (
+            f"{s.most_influential.kind} {_plain(s.most_influential.name)} ({_signed(s.most_influential.without)} without)")
+        rows.append([_plain(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
+    if not rows:
+        return []
+    head = ("method", "one source", *(["one group"] if grouped else []), "one target", "most influential")
+    return [_wrapped(f"Range of the mean {NAMES[found.statistic]} when one is left out:", width), *_table(head, rows, width)]
+
+
+def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
+    """Every coefficient of every method in every target."""
+    results = [*((one, "") for one in found.methods), *((one, "*") for one in found.baselines if one.method != "random" and not one.undefined)]
+    count = sum(len(one.targets) for one, _ in results)
+    if wanted is False or (wanted is None and count > MOST_DETAILS):
+        return [_wrapped(f"all coefficients per target ({count} rows): --details, --out or --json", width)]
+    rows = [(_plain(result.method) + star, one) for result, star in results for one in result.targets]
+    coefficients = ("method", "target", "n", "Spearman", "95 % CI", "p", "Kendall", "weighted tau", "Pearson")
+    choices = ("method", "target", "chosen", "Rel@1", "Rel@3", "regret", "random", "static")
+    first = "Within each target (p: exact permutation test up to 9 sources; weighted tau: hyperbolic, additive, mean of both orders):"
+    second = ("Taking the first source (Rel@k: best performance among the first k over the best of all; regret: beside that expected of a random source "
+              "and that of the static list's first):")
+    return ["", _wrapped(first, width), *_table(coefficients, [_coefficients(*row) for row in rows], width),
+            "", _wrapped(second, width), *_table(choices, [_choice(*row) for row in rows], width)]
+
+
+def _coefficients(name: str, one: TargetResult) -> list[str]:
+    if one.undefined:
+        return [name, _plain(one.target), str(one.n), "undefined", *[NONE] * 5]
+    return [name, _plain(one.target), str(one.n), _signed(one.spearman), _interval(one.interval), _p(one.p_value), _signed(one.kendall),
+            _signed(one.weighted_tau), _signed(one.pearson)]
+
+
+def _choice(name: str, one: TargetResult) -> list[str]:
+    numbers = (one.relative_at_1, one.relative_at_3, one.regret, one.random_regret, one.static_regret)
+    return [name, _plain(one.target), _plain(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
+
+
+def _linear(found: Correlation) -> list[str]:
+    """Correlations of values instead of ranks: within targets, pooled, and the mixed model."""
+    lines = []
+    values = "logit(performance)" if found.logit else "the raw values"
+    if found.within:
+        each = [f"{_plain(name)} {one.r:+.2f} ({one.n} pairs{_self_within(found, name)})" for name, one in found.within.items()]
+        lines.append(f"within-target r of {values} (its p would ignore that sources come back): {_listed(each)}")
+    pools = [found.pooled, {} if found.with_self is None else found.with_self.pooled]
+    for name, pool in ((name, pools[i][name]) for name in list(found.pooled)[:MOST_LISTED] for i in range(2) if name in pools[i]):
+        value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, p = {pool.p_value:.4f}"
+        of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
+        lines.append(f"pooled r of {values}, {_plain(name)}: {value} ({of})")
+    each = []
+    for name, model in found.mixed.items():
+        if model.slope is None or model.p_value is None:
+            each.append(f"{_plain(name)}: {model.problem or 'no standard error'}")
+            continue
+        state = "converged" if model.converged else "NOT converged"
+        state += ", source variance at its boundary 0" if model.boundary else ""
+        each.append(f"{_plain(name)}: slope {model.slope:+.2f} (se {model.standard_error:.2f}, p about {_p(model.p_value)}, normal approximation; "
+                    f"source variance {model.source_variance:.2f}, residual {model.residual_variance:.2f}; {state})")
+    if each:
+        lines.append(f"mixed model z(performance) ~ z(score) + target + (1 | source), REML: {_listed(each, '; ')}")
+    return lines
+
+
+def _self_within(found: Correlation, method: str) -> str:
     if found.with_self is None or method not in found.with_self.within:
         return ""
     return f", with self pairs {found.with_self.within[method].r:+.2f}"
 
 
-def correlation_html(found: Correlation) -> str:
-    """The main table of a Correlation as an HTML fragment; every name is escaped."""
-    rows = [_cells(result) for result in found.methods] + [_cells(result, star="*") for result in found.baselines]
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    items = "".join(f"<li>{escape(line)}</li>" for line in (_reading(found), found.resolution, *found.warnings, *found.notes))
-    return f"<p>{escape(_title(found))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{items}</ul>"
+def _replicates(found: Correlation) -> list[str]:
+    """What replicates of performances and scores say about their noise."""
+    lines = [f"{what}: " + _listed(f"{_plain(target)} {value:.2f}" for target, value in values.items()) for what, values in (
+        ("noise ceiling, one replicate of the performance against the mean of the others", found.noise_ceiling),
+        ("ceiling of Spearman with the mean performance (sqrt of its reliability)", found.ceiling_of_mean)) if values]
+    name = NAMES[found.statistic]
+    for what, key in (("performance", "performance_replicates"), ("score", "score_replicates")):
+        each = [f"{_plain(one.method)} {_range(getattr(one.stability, key))}" for one in found.methods if getattr(one.stability, key) is not None]
+        lines += [f"mean {name} with one replicate of the {what} alone: {_listed(each)}"] if each else []
+    each = [f"{_plain(one.method)} {one.stability.score_reliability:.2f}" for one in found.methods if one.stability.score_reliability is not None]
+    return lines + ([f"agreement of one replicate of the score with the others: {_listed(each)}"] if each else [])
 
 
-def _title(found: Correlation) -> str:
-    metric = "" if found.metric == "performance" else f"performance: {_plain(found.metric)}; "
-    how = "all orders of the sources" if found.joint_exact else f"{found.permutations} permutations of the sources"
-    return (f"{found.n_pairs} pairs without self pairs, {found.n_sources} sources, {found.n_targets} targets; "
-            f"{metric}{how}; {found.bootstraps} bootstraps of sources and targets; seed {found.seed}")
+def _power(found: Correlation) -> list[str]:
+    """What a single method would have to be to be seen."""
+    parts = [f"{power:.0%} for {mean:g}" for mean in (0.3, 0.5, 0.7) if (power := power_at(found.power, mean)) is not None]
+    if not parts:
+        return []
+    enough = detectable(found.power)
+    last = "no true mean has 80 %" if enough is None else f"80 % needs {enough:.2f}"
+    what = "true mean Spearman of one method and its chance of p <= 0.05 in this table (simulated, sources with an effect of their own)"
+    return [f"power: {what}: {', '.join(parts)}; {last}"]
 
 
-def _cells(result: MethodResult, star: str = "") -> list[str]:
-    if result.mean_spearman is None:
-        return [_plain(result.method) + star, NONE, "undefined", *[NONE] * 5]
-    interval = NONE if result.interval is None else f"[{result.interval[0]:+.2f}, {result.interval[1]:+.2f}]"
-    positive = NONE if result.method == "random" and star else f"{result.positive_targets}/{len(result.targets)}"
-    return [_plain(result.method) + star, positive, _signed(result.mean_spearman), interval, _p(result.p_value), _p(result.p_holm),
-            NONE if result.regret is None else f"{result.regret:.3f}", _signed(result.versus_static)]
-
-
-def _baselines(found: Correlation) -> str:
-    words = {"static": "mean rank in the other targets", "source-size": "number of images of the source", "random": "expected values of a random source"}
-    return ", ".join(f"{one.method} = {words[one.method]}" for one in found.baselines)
-
-
-def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.2f}"
-
-
-def _p(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+def _with_self(found: Correlation, width: int) -> list[str]:
+    """The main figures with self pairs, where they were asked for."""
+    if found.with_self is None:
+        return []
+    rows = [_cells(one) for one in found.with_self.methods[:MOST_METHODS]] + [_cells(one, star="*") for one in found.with_self.baselines]
+    return ["", _wrapped(f"With the {len(found.self_pairs)} self pairs ({found.with_self.n_pairs} pairs):", width), *_table(_head(found), rows, width)]
 
 
 def _reading(found: Correlation) -> str:
     tested = [result for result in found.methods if result.p_holm is not None]
-    seen = [result for result in tested if (result.p_holm or 0.0) <= 0.05]
-    size = f"{found.n_sources} sources and {found.n_targets} targets"
+    seen = [result for result in tested if min(result.p_holm or 0.0, 1.0 if result.p_max is None else result.p_max) <= 0.05]
+    size = f"{found.n_sources} sources and {found.n_targets} target{'s' if found.n_targets > 1 else ''}"
     if not tested:
         return f"no method has a defined correlation with {size}."
     if not seen:
-        return f"no method is distinguishable from chance with {size}."
-    each = ", ".join(f"{_plain(r.method)} (more similar sources transfer {'better' if (r.mean_spearman or 0.0) > 0 else 'WORSE'})" for r in seen)
-    return f"distinguishable from chance with {size} (Holm-adjusted p <= 0.05): {each}."
+        power = power_at(found.power, 0.3)
+        chance = "" if power is None else f" (power {power:.0%} for a true mean Spearman of 0.3)"
+        return f"no method is distinguishable from chance with {size}{chance}."
+    each = _listed(f"{_plain(r.method)} (more similar sources transfer {'better' if (r.mean or 0.0) > 0 else 'WORSE'})" for r in seen)
+    better = [r for r in seen if r.versus_static_interval is not None and r.versus_static_interval[0] > 0]
+    static = f" Better than the static list: {_listed(_plain(r.method) for r in better)}." if better else (
+        " None is distinguishable from the static list, which ignores the target." if any(r.versus_static_interval is not None for r in seen) else "")
+    return f"distinguishable from chance with {size} (adjusted p <= 0.05): {each}.{static}"
 
 
 def _per_target(found: Correlation, width: int) -> list[str]:
     """One block of columns per as many targets as fit."""
-    results = [*((result, "") for result in found.methods), *((result, "*") for result in found.baselines if result.method != "random")]
-    columns = [[f"{_plain(target)} ({max((one.n for result, _ in results for one in result.targets if one.target == target), default=0)})",
-                *(_one(result, target) for result, _ in results)] for target in found.targets]
+    results = [*((result, "") for result in found.methods[:MOST_METHODS]),
+               *((result, "*") for result in found.baselines if result.method != "random" and not result.undefined)]
+    columns = [[f"{_plain(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
+               for t, target in enumerate(found.targets)]
     names = ["", *(_plain(result.method) + star for result, star in results)]
     lines: list[str] = []
     block: list[list[str]] = []
@@ -117,8 +240,7 @@ def _per_target(found: Correlation, width: int) -> list[str]:
     return lines + _aligned([names, *block])
 
 
-def _one(result: MethodResult, target: str) -> str:
-    one = next(one for one in result.targets if one.target == target)
+def _one(one: TargetResult) -> str:
     return "undefined" if one.spearman is None else f"{one.spearman:+.2f}{'*' if one.p_value is not None and one.p_value <= 0.05 else ' '}"
 
 
@@ -135,6 +257,36 @@ def _aligned(columns: Sequence[Sequence[str]]) -> list[str]:
     sizes = [max(map(len, cells)) for cells in columns]
     return ["  ".join(cells[row].ljust(size) if i == 0 else cells[row].rjust(size) for i, (cells, size) in enumerate(zip(columns, sizes, strict=True))).rstrip()
             for row in range(len(columns[0]))]
+
+
+def _capped(word: str, lines: Sequence[str], width: int) -> list[str]:
+    out = [_wrapped(f"{word}: {_plain(line)}", width) for line in lines[:MOST_LINES]]
+    return out + ([_wrapped(f"{word}: ... and {len(lines) - MOST_LINES} more (--json has all)", width)] if len(lines) > MOST_LINES else [])
+
+
+def _listed(items: Iterable[str], separator: str = ", ") -> str:
+    items = list(items)
+    return separator.join(items[:MOST_LISTED]) + (f"{separator}... and {len(items) - MOST_LISTED} more" if len(items) > MOST_LISTED else "")
+
+
+def _interval(value: Interval | None) -> str:
+    return NONE if value is None else f"[{value[0]:+.2f}, {value[1]:+.2f}]"
+
+
+def _range(value: Range | None) -> str:
+    return NONE if value is None else f"{value.low:+.2f} to {value.high:+.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return NONE if value is None else f"{value + 0.0:+.2f}"
+
+
+def _three(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def _wrapped(text: str, width: int) -> str:

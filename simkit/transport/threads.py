@@ -64,9 +64,10 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """``[work(item) for item in items]``, in as many threads as BLAS was allowed, each with one thread of BLAS."""
-    with one_blas_thread() as threads:
+def each(work: Callable[[T], R], items: Sequence[T], *, threads: int = 0) -> list[R]:
+    """``[work(item) for item in items]``, in ``threads`` threads (0: as many as BLAS was allowed), each with one thread of BLAS."""
+    with one_blas_thread() as allowed:
+        threads = threads or allowed
         if threads == 1 or len(items) < 2:
             return [work(item) for item in items]
         with ThreadPoolExecutor(min(threads, len(items))) as pool:
