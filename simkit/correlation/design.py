@@ -156,18 +156,20 @@ class Design:
     def targets(self, oriented: Floats, raw: Floats) -> list[tuple[TargetResult, ...]]:
         """One method after the other in every target; ``oriented`` and ``raw`` (M, S, T), the latter as it is shown."""
         data = self.rectangle
+        once = Weights(np.ones((1, len(data.sources))))
+        kendall = per_target(oriented, data.performance, once, statistic="kendall", jobs=self.options.jobs)[:, :, 0]
         columns = []
         for t, name in enumerate(data.targets):
             rng_name = ("correlate", "target", self.options.seed, name)
             rho, p = within_target_p(oriented[:, :, t], data.performance[:, t], permutations=self.options.permutations, rng_name=rng_name)
             static = None if self.static is None else self.choice(self.static[:, t], data.performance[:, t])[2]
-            columns.append([self._target(t, x, shown, float(rho[m]), float(p[m]), static)
+            columns.append([self._target(t, x, shown, (float(rho[m]), float(p[m]), float(kendall[m, t])), static)
                             for m, (x, shown) in enumerate(zip(oriented[:, :, t], raw[:, :, t], strict=True))])
         return [tuple(column[m] for column in columns) for m in range(len(oriented))]
 
-    def _target(self, t: int, x: Floats, raw: Floats, rho: float, p: float, static: float | None) -> TargetResult:
-        """One method in one target."""
-        from scipy.stats import kendalltau, weightedtau
+    def _target(self, t: int, x: Floats, raw: Floats, numbers: tuple[float, float, float], static: float | None) -> TargetResult:
+        """One method in one target; ``numbers`` are Spearman's correlation, its p-value and Kendall's tau."""
+        from scipy.stats import weightedtau
 
         name, y = self.rectangle.targets[t], self.rectangle.performance[:, t]
         rows = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
@@ -178,7 +180,8 @@ class Design:
         why = _undefined(x, y)
         if why:
             return TargetResult(name, n, None, None, None, None, None, None, *chosen, points, why, static)
-        tau, weighted = float(kendalltau(x, y, method="asymptotic").statistic), float(weightedtau(x, y).statistic)
+        rho, p, tau = numbers
+        weighted = float(weightedtau(x, y).statistic)
         return TargetResult(name, n, rho, bonett_wright(rho, n), tau, weighted, pearson(x, linear), p, *chosen, points, "", static)
 
     def choice(self, x: Floats, y: Floats) -> tuple[str, str, float | None, float | None, float | None, float | None]:

@@ -183,7 +183,7 @@ def _twice(pairs: Collection[Pair], root: Mapping[str, str]) -> list[str]:
 
 
 def _renamed(pair: Pair, rename: Mapping[str, str]) -> Pair:
-    return rename.get(pair[0], pair[0]), rename.get(pair[1], pair[1])
+    return (rename.get(pair[0], pair[0]), rename.get(pair[1], pair[1])) if rename else pair
 
 
 def _renames(scored: set[Pair], performed: set[Pair], root: Mapping[str, str]) -> dict[str, str]:

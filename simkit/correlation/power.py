@@ -14,7 +14,7 @@ __all__ = ["POWERFUL", "detectable", "power_at", "power_curve"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
-SIMULATED, ORDERS = 200, 999
+SIMULATED, ORDERS = 200, 499
 """Scores simulated for each strength, and permutations of their tests."""
 
 STRENGTHS = np.linspace(0.0, 1.0, 11)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -99,8 +100,7 @@ class _Reader(Columns):
         metric = self.metric()
         self.duplicates()
         performance = self.performances(metric)
-        cells = self.score_cells()
-        scores = {method: {pair: _score(tags) for pair, tags in pairs.items()} for method, pairs in cells.items()}
+        scores, replicates = self.scores()
         directions = self.directions()
         sizes, groups, noise = self.source_sizes(), self.source_groups(), self.performance_sds(performance)
         self.problems.raise_if_any(DataError)
@@ -109,7 +109,7 @@ class _Reader(Columns):
         warnings = (*similar_data_sets(named), *similar_names(scores, "methods"), *similar_names(groups.values(), "groups of sources"))
         return Reading(
             self.raw.path, scores, directions, performance, metric, sizes, (*self.layout.notes, *self.notes), tuple(self.undefined),
-            self.score_replicates(cells), groups, noise, warnings,
+            replicates, groups, noise, warnings,
         )
 
     def metric(self) -> str:
@@ -197,43 +197,61 @@ class _Reader(Columns):
                 break
         return means[0]
 
-    def score_cells(self) -> dict[str, dict[Pair, dict[tuple[str, str, str], list[float]]]]:
-        """Method -> pair -> the values that stand there, with what tells them apart."""
-        cells: dict[str, dict[Pair, dict[tuple[str, str, str], list[float]]]] = {name: {} for name in self.layout.methods}
-        long = self.layout.form == "long"
-        new_name = {old: new for new, (old, *_) in self.layout.methods.items()}
-        named = dict.fromkeys(column for columns in self.layout.methods.values() for column in columns)
-        columns = [self.layout.columns["value"]] if long else list(named)
-        for column in columns:
-            values = self.numbers(column)
-            readers = [] if long else [name for name, names in self.layout.methods.items() if column in names]
-            for row, value in enumerate(values):
-                for method in [new_name[self.methods[row]]] if long and self.methods[row] else readers:
-                    if not math.isnan(value):
-                        tag = (self.replicates[row], self.value_replicates[row], column)
-                        cells[method].setdefault(self.pairs[row], {}).setdefault(tag, []).append(value)
+    def scores(self) -> tuple[dict[str, dict[Pair, float]], dict[str, dict[Pair, dict[str, float]]]]:
+        """Method -> pair -> score, and the replicates of the scores that have some.
+
+        One method after the other: the cells of a table of a thousand methods, each with what tells it apart, would take gigabytes.
+        """
+        scores, replicates = {}, {}
+        for method, cells in self.score_cells():
+            scores[method] = {pair: _score(tags) for pair, tags in cells.items()}
+            if any(len(tags) > 1 for tags in cells.values()) and (labelled := self.labelled(method, cells)):
+                replicates[method] = labelled
+        return scores, replicates
+
+    def score_cells(self) -> Iterator[tuple[str, Mapping[Pair, Tags]]]:
+        """Each method with the values of its pairs and what tells them apart."""
+        columns = self.layout.methods
+        if self.layout.form == "wide":
+            uses = Counter(column for names in columns.values() for column in names)
+            read = {column: self.numbers(column) for column, count in uses.items() if count > 1}  # what is wrong with a column is said once
+            for method, names in columns.items():
+                rows = ((row, column, value) for column in names for row, value in enumerate(read[column] if column in read else self.numbers(column)))
+                yield method, self.tagged(rows)
+            return
+        column = self.layout.columns["value"]
+        values = self.numbers(column)
+        new_name = {old: new for new, (old, *_) in columns.items()}
+        rows_of: dict[str, list[int]] = {method: [] for method in columns}
+        for row, name in enumerate(self.methods):
+            if name:
+                rows_of[new_name[name]].append(row)
+        for method, own in rows_of.items():
+            yield method, self.tagged((row, column, values[row]) for row in own)
+
+    def tagged(self, rows: Iterable[tuple[int, str, float]]) -> Mapping[Pair, Tags]:
+        cells: dict[Pair, dict[tuple[str, str, str], list[float]]] = {}
+        for row, column, value in rows:
+            if not math.isnan(value):
+                cells.setdefault(self.pairs[row], {}).setdefault((self.replicates[row], self.value_replicates[row], column), []).append(value)
         return cells
 
-    def score_replicates(self, cells: Mapping[str, Mapping[Pair, Tags]]) -> dict[str, dict[Pair, dict[str, float]]]:
-        """Method -> pair -> label -> score, for the methods of which some pair has several labels.
+    def labelled(self, method: str, cells: Mapping[Pair, Tags]) -> dict[Pair, dict[str, float]]:
+        """Pair -> label -> score of a method of which some pair has several labels; else empty.
 
         A replicate of the performance is one of the score only where the score differs with it (a measure of each fold's network); where it
         is the same number in every row, it is one value that was repeated.
         """
-        out = {}
-        for method, pairs in cells.items():
-            several = self.layout.form == "wide" and len(self.layout.methods[method]) > 1
-            by_replicate = not any(self.value_replicates) and any(_differs(tags) for tags in pairs.values())
-            labelled: dict[Pair, dict[str, float]] = {}
-            for pair, tags in pairs.items():
-                alike: dict[str, dict[tuple[str, str, str], list[float]]] = {}
-                for (replicate, value_replicate, column), values in tags.items():
-                    parts = (replicate if by_replicate else value_replicate, column if several else "")
-                    alike.setdefault("/".join(part for part in parts if part), {})[replicate, value_replicate, column] = values
-                labelled[pair] = {label: _score(same) for label, same in alike.items()}
-            if any(len(labels) > 1 for labels in labelled.values()):
-                out[method] = labelled
-        return out
+        several = self.layout.form == "wide" and len(self.layout.methods[method]) > 1
+        by_replicate = not any(self.value_replicates) and any(_differs(tags) for tags in cells.values())
+        out: dict[Pair, dict[str, float]] = {}
+        for pair, tags in cells.items():
+            alike: dict[str, dict[tuple[str, str, str], list[float]]] = {}
+            for (replicate, value_replicate, column), values in tags.items():
+                parts = (replicate if by_replicate else value_replicate, column if several else "")
+                alike.setdefault("/".join(part for part in parts if part), {})[replicate, value_replicate, column] = values
+            out[pair] = {label: _score(same) for label, same in alike.items()}
+        return out if any(len(labels) > 1 for labels in out.values()) else {}
 
     def directions(self) -> dict[str, bool]:
         column = self.layout.columns.get("higher_is_better")

@@ -203,8 +203,8 @@ def _fill(
     first, second = np.triu_indices(n_sources, 1)
     filled = np.where(mask, x[members], 0.0)
     signs = (np.sign(filled[:, first] - filled[:, second]) * (mask[first] & mask[second])).astype(kind).T
-    ties = [_tie_groups(values, mask) for values in filled]
-    tied = [i for i, groups in enumerate(ties) if groups is not None]
+    ordered = np.sort(filled[:, mask], axis=1)
+    ties = {int(i): _tie_groups(filled[i], mask) for i in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(1))}
     spread = _rank_spread if statistic == "spearman" else _untied_pairs
 
     def fill(part: slice) -> None:
@@ -220,8 +220,8 @@ def _fill(
             halves = 1.0
         covariance = (coefficients @ signs).astype(np.float64) / halves
         of_x = np.repeat(spread(paired.weights, None)[:, None], len(members), axis=1)
-        for i in tied:
-            of_x[:, i] = spread(paired.weights, ties[i])
+        for i, groups in ties.items():
+            of_x[:, i] = spread(paired.weights, groups)
         of_y = spread(paired.weights, _tied_with(paired.y)) if statistic == "kendall" else _weighted_squares(paired)
         defined = (of_x > 0) & (of_y > 0)[:, None] & (np.count_nonzero(paired.weights, axis=1) >= 3)[:, None]
         scale = np.sqrt(np.where(defined, of_x * of_y[:, None], 1.0))
@@ -249,12 +249,10 @@ TieGroups: TypeAlias = Callable[[Floats], Floats]
 """From weights (B, S) to the total weight of each group of tied sources, (B, G)."""
 
 
-def _tie_groups(values: Floats, mask: NDArray[np.bool_]) -> TieGroups | None:
-    """The groups of sources of the same value; None when all values are different."""
+def _tie_groups(values: Floats, mask: NDArray[np.bool_]) -> TieGroups:
+    """The groups of sources of the same value."""
     _, group = np.unique(values[mask], return_inverse=True)
-    if len(group) == group.max(initial=-1) + 1:
-        return None
-    member = np.zeros((len(mask), int(group.max()) + 1))
+    member = np.zeros((len(mask), int(group.max(initial=-1)) + 1))
     member[np.flatnonzero(mask), group] = 1.0
     return lambda weights: weights @ member
 
