@@ -33,6 +33,7 @@ _PUBLIC = {
     "load": "simkit.pipeline",
     "option": "simkit.registry",
     "plan": "simkit.pipeline",
+    "recommend": "simkit.correlation",
     "run": "simkit.pipeline",
 }
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distance": ("simkit.cli.work:distance", "Score every source-target pair by one or more methods."),
     "finetune": ("simkit.cli.work:finetune", "Pretrain on each source, fine-tune on each target, score by AUC."),
     "correlate": ("simkit.cli.statistics:correlate", "Does similarity predict transfer? Correlate scores with performance."),
+    "recommend": ("simkit.cli.recommendation:recommend", "Which source for a target without transfers? Rank them by scores and past transfers."),
     "list": ("simkit.cli.inspection:list_", "List sources, extractors and methods, or show one with its options."),
     "init": ("simkit.cli.inspection:init", "Write a commented study file to start from."),
     "schema": ("simkit.cli.inspection:schema", "Print the JSON Schema of the study file, for editors."),
