@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from simkit.correlation import Correlation, MethodResult, TargetResult, answer, rank_sources
+from simkit.correlation.results import Influence, Range, Stability
 from simkit.dataset import DatasetCard, Skipped
 from simkit.recipe import rng_for
 from simkit.report import Content, MethodInfo, Unavailable
@@ -92,15 +93,23 @@ def correlation(infos: tuple[MethodInfo, ...], targets: tuple[str, ...], names: 
             continue
         mean = float(rng.uniform(-0.4, 0.8))
         interval = max(-1.0, mean - 0.6), min(1.0, mean + 0.5)
-        results.append(MethodResult(info.name, info.higher_is_better, mean, interval, 0.0451 + i / 100, 0.0902 + i / 100, 0.0153, mean - 0.35,
-                                    int(mean > 0) * len(targets), tuple(_target(t, n, mean, names) for t in targets)))
-    baselines = (MethodResult("static", True, 0.35, None, 0.27, None, 0.0, None, 1, ()),
-                 MethodResult("random", True, 0.0, None, None, None, 0.043, None, 0, ()))
+        results.append(MethodResult(
+            info.name, info.higher_is_better, mean, interval, 0.0451 + i / 100, 0.0902 + i / 100, 0.0153, mean - 0.35, int(mean > 0) * len(targets),
+            tuple(_target(t, n, mean, names) for t in targets), mean=mean, p_max=0.0801 + i / 100, fixed_sources_interval=(mean - 0.2, mean + 0.15),
+            versus_static_interval=(mean - 0.85, mean + 0.15), stability=_stability(mean, targets, names), mean_relative_at_1=0.951, mean_relative_at_3=0.987))
+    baselines = (MethodResult("static", True, 0.35, None, 0.27, None, 0.0, None, 1, (), mean=0.35),
+                 MethodResult("source-size", True, None, None, None, None, None, None, 0, (), "the sizes of the sources are not known"),
+                 MethodResult("random", True, 0.0, None, None, None, 0.043, None, 0, (), mean=0.0))
     return Correlation(
         methods=tuple(results), baselines=baselines, n_pairs=n * len(targets), n_sources=len(names), n_targets=len(targets), targets=targets, sources=names,
         metric="auc", notes=("self pairs left out",), warnings=(f"few targets: {SCRIPT} the interval is indicative",), pooled={}, with_self=None, seed=0,
         permutations=9999, bootstraps=2000, resolution=f"With {n} sources a target, |Spearman| below 0.90 cannot be told from chance.",
-        noise_ceiling=dict.fromkeys(targets, 0.91))
+        noise_ceiling=dict.fromkeys(targets, 0.91), power=((0.0, 0.05), (0.5, 0.38), (1.0, 1.0)))
+
+
+def _stability(mean: float, targets: tuple[str, ...], names: tuple[str, ...]) -> Stability:
+    return Stability(sources=Range(mean - 0.12, mean + 0.11, names[0], names[-1]), targets=Range(mean - 0.21, mean + 0.05, targets[-1], targets[0]),
+                     most_influential=Influence("target", targets[-1], mean - 0.21))
 
 
 def _target(target: str, n: int, value: float | None, names: tuple[str, ...], undefined: str = "") -> TargetResult:

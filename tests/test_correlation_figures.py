@@ -27,8 +27,8 @@ def frame(sources: int = 6, targets: int = 3, methods: int = 2, *, folds: int = 
     for s, source in enumerate(names):
         for target in names[:targets]:
             if source != target or own:
-                level = 0.9 - 0.02 * s
-                values = {f"fold_{i}": level + rng.normal(0, 0.004) for i in range(folds)} | {f"m{i:03d}": rng.normal() - s * i for i in range(methods)}
+                level = 0.9 - min(0.02, 0.3 / len(names)) * s
+                values = {f"fold_{i}": level + rng.normal(0, 0.012) for i in range(folds)} | {f"m{i:03d}": rng.normal() - 0.3 * s * i for i in range(methods)}
                 rows.append({"source": source, "target": target, **values})
     return pd.DataFrame(rows)
 
@@ -62,7 +62,8 @@ def test_three_kinds_of_figures_and_one_panel_a_target(plain: Correlation) -> No
         assert len(item.figure.axes) == 3
         assert [axes.get_title(loc="left").split("\n")[0] for axes in item.figure.axes] == ["s00", "s01", "s02"]
         for axes, one in zip(item.figure.axes, plain.methods[drawn.index(item)].targets, strict=True):
-            assert axes.get_title(loc="left").split("\n")[1].startswith(f"n = {one.n}, Spearman {one.spearman:+.2f} [")
+            ends = "" if one.interval is None else f" [{one.interval[0]:+.2f}, {one.interval[1]:+.2f}]"
+            assert axes.get_title(loc="left").split("\n")[1] == f"n = {one.n}, Spearman {one.spearman:+.2f}{ends}"
 
 
 def test_points_stand_where_the_correlation_saw_them(plain: Correlation) -> None:
@@ -70,7 +71,7 @@ def test_points_stand_where_the_correlation_saw_them(plain: Correlation) -> None
     assert item.figure is not None
     for axes, one in zip(item.figure.axes, plain.methods[0].targets, strict=True):
         drawn = sorted((float(x), float(y)) for line in axes.lines for x, y in np.transpose(line.get_data()))
-        assert drawn == pytest.approx(sorted((score, performance) for _, score, performance in one.points))
+        assert np.array(drawn) == pytest.approx(np.array(sorted((score, performance) for _, score, performance in one.points)))
 
 
 def test_vertical_bars_are_the_intervals_of_rank_sources(plain: Correlation) -> None:
@@ -81,7 +82,8 @@ def test_vertical_bars_are_the_intervals_of_rank_sources(plain: Correlation) -> 
     assert item.figure is not None
     for target, axes in zip(plain.targets, item.figure.axes, strict=True):
         bars = sorted(tuple(segment[:, 1]) for collection in axes.collections for segment in collection.get_segments() if segment[0, 0] == segment[1, 0])
-        assert bars == pytest.approx(sorted(row.interval for key, row in ranked.items() if key[0] == target and row.interval is not None))
+        intervals = sorted(row.interval for key, row in ranked.items() if key[0] == target and row.interval is not None)
+        assert np.array(bars) == pytest.approx(np.array(intervals))
     assert "Vertical bars are 95 % intervals that allow for the images that folds share (Nadeau and Bengio 2003)." in item.caption
     assert "Horizontal" not in item.caption
 
@@ -96,7 +98,7 @@ def test_horizontal_bars_are_the_range_of_the_replicates_of_the_score() -> None:
     rows = table[(table.target == "s00") & (table.source != "s00")][["m000", "m001", "m002"]]
     bars = sorted(tuple(segment[:, 0]) for collection in item.figure.axes[0].collections for segment in collection.get_segments()
                   if segment[0, 1] == segment[1, 1])
-    assert bars == pytest.approx(sorted(zip(rows.min(axis=1), rows.max(axis=1), strict=True)))
+    assert np.array(bars) == pytest.approx(np.array(sorted(zip(rows.min(axis=1), rows.max(axis=1), strict=True))))
 
 
 def test_the_map_has_ranks_and_says_itself(plain: Correlation) -> None:
@@ -233,16 +235,19 @@ def test_many_sources_have_one_line_each_and_no_intervals() -> None:
     assert not [text for text in words(item) if text.startswith("[")]
 
 
-def test_a_thousand_methods_are_cut_to_the_best_in_bounded_time() -> None:
-    one = found(frame(sources=8, methods=1000), bootstraps=0)
+def test_a_thousand_methods_are_cut_to_the_best_in_bounded_time(plain: Correlation) -> None:
+    assert plain.data is not None
+    names, one = [f"n{i:04d}" for i in range(1000)], plain.methods[0]
+    methods = tuple(replace(one, method=name, mean=0.9 - i / 1000) for i, name in enumerate(names))
+    many = replace(plain, methods=methods, data=replace(plain.data, scores=dict.fromkeys(names, plain.data.scores[one.method])))
     start = time.perf_counter()
-    drawn = correlation_figures(one)
+    drawn = correlation_figures(many)
     assert time.perf_counter() - start < 20
-    assert [item.name for item in drawn if item.name.startswith("scatter")] == [f"scatter-{result.method}" for result in one.methods[:4]]
+    assert [item.name for item in drawn if item.name.startswith("scatter")] == [f"scatter-{name}" for name in names[:4]]
     forest = by_name(drawn)["forest"]
     assert "Drawn are the 40 measures with the highest mean; 960 more are not." in forest.caption
     assert forest.figure is not None
-    assert [tick.get_text() for tick in forest.figure.axes[0].get_yticklabels()][:40] == [result.method for result in one.methods[:40]]
+    assert [tick.get_text() for tick in forest.figure.axes[0].get_yticklabels()][:40] == names[:40]
     assert forest.figure.get_size_inches()[1] < 14
 
 
@@ -304,5 +309,5 @@ def test_no_ink_touches_the_edge(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(plain: Correlation, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(ResourceError, match="cannot write it|no permission"):
+    with pytest.raises(ResourceError, match=r"taken.*(cannot write it|no permission)"):
         save_correlation_figures(plain, tmp_path / "taken")

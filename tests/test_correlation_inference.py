@@ -141,11 +141,28 @@ def test_no_interval_where_the_score_is_constant_in_many_resamples() -> None:
 
 
 def test_max_t_by_hand() -> None:
-    """Steps down from the largest statistic: the maximum is over those that are not larger in the data."""
+    """Steps down from the largest standardised statistic: the maximum is over those that are not larger in the data."""
     values = np.array([[0.9, -0.2, 0.3, -0.95], [0.1, 0.6, -0.7, 0.2], [0.0, 0.0, np.nan, 0.1]])
     found = Nulls(values, np.array([0.8, -0.65, np.nan]), exact=True)
-    assert max_t(found) == [0.5, 0.5, None]  # 0.8: maxima 0.9 0.6 0.7 0.95; then -0.65 alone: 0.7, but not below the first
-    assert max_t(Nulls(values, found.observed, exact=False))[0] == 3 / 5
+    # spreads sqrt(1.8425 / 4) = 0.6787 and sqrt(0.9 / 4) = 0.4743: sizes 1.179 and 1.370, so the second method comes first;
+    # its maxima are 1.326 1.265 1.476 1.400, then the first method alone has 1.326 0.295 0.442 1.400
+    assert max_t(found) == [0.5, 0.5, None]
+    assert max_t(Nulls(values, found.observed, exact=False))[:2] == [3 / 5, 3 / 5]
+
+
+def test_max_t_does_not_let_wide_methods_decide() -> None:
+    """One method has a strong source effect (a wide null distribution), and means nothing for the other."""
+    rng = RNG(11)
+    own = rng.normal(size=(10, 6))
+    y = rng.normal(size=(10, 1)) + own
+    clear = own + 0.7 * rng.normal(size=(10, 6))
+    wide = np.repeat(rng.normal(size=(10, 1)), 6, axis=1) + 0.01 * rng.normal(size=(10, 6))
+    found = nulls(np.stack([clear, wide]), y, permutations=1999, seed=0)
+    assert np.std(found.values[1]) > 1.3 * np.std(found.values[0])
+    largest, adjusted = max_t(found)[0], holm(found.p_values())[0]
+    assert largest is not None
+    assert adjusted is not None
+    assert largest <= adjusted + 0.01
 
 
 def test_max_t_of_equal_methods_is_their_own_p() -> None:

@@ -115,7 +115,9 @@ def test_a_known_spread_gives_a_ceiling_where_there_are_no_replicates() -> None:
 # --- options --------------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("statistic", "oracle", "word"), [("kendall", stats.kendalltau, "mean Kendall"), ("weighted-tau", stats.weightedtau, "mean weighted tau")])
+@pytest.mark.parametrize(("statistic", "oracle", "word"), [
+    ("kendall", stats.kendalltau, "mean Kendall"), ("weighted-tau", stats.weightedtau, "mean weighted tau"),
+])
 def test_another_statistic_can_be_primary(statistic: Any, oracle: Any, word: str) -> None:
     frame = table()
     found = run(frame, statistic=statistic)

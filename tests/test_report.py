@@ -20,6 +20,7 @@ import pytest
 from report_content import HOSTILE, IMAGE, LONG, SCRIPT, card, content, partial
 
 from simkit.correlation import answer, correlate, rank_sources
+from simkit.correlation.results import Mixed
 from simkit.errors import ResourceError
 from simkit.report import (
     Content,
@@ -34,11 +35,12 @@ from simkit.report import (
     summary_text,
     write_page,
 )
-from simkit.report.cautions import agreement_warnings
+from simkit.report.cautions import agreement_notes, agreement_warnings
 from simkit.report.cells import TransferCell, metric_in_full, metric_of, number, p_text, score_cells, transfer_cells
 from simkit.report.closeness import closeness, closeness_answer
 from simkit.report.drawing import svg_text
 from simkit.report.layout import Column, longest_piece, paragraph, table, text_width, unique, visible, wrapped
+from simkit.report.text import agreement_text
 from simkit.tables import ScoreTable, TransferTable
 
 
@@ -383,7 +385,30 @@ def test_scatter_plots_are_named_for_their_measure(full: Content) -> None:
 
 def test_undefined_measures_are_named_under_the_forest_plot(full: Content) -> None:
     item = figures(full)[-1]
-    assert item.caption.endswith("Not drawn because undefined: log-size.")
+    assert item.caption.endswith("Not drawn because undefined: log-size, source-size.")
+
+
+def test_the_forest_plot_is_ordered_by_the_primary_statistic_and_prints_the_adjusted_p(full: Content) -> None:
+    assert full.correlation is not None
+    methods = tuple(replace(one, mean=None if one.mean is None else -one.mean) for one in full.correlation.methods)
+    item = figures(replace(full, correlation=replace(full.correlation, methods=methods, statistic="weighted-tau")))[-1]
+    assert item.figure is not None
+    names = [tick.get_text() for tick in item.figure.axes[0].get_yticklabels()]
+    assert names == ["logme", "otdd", "frechet", "static (baseline)", "random (baseline)"]
+    words = _svg_words(svg_text(item.figure))
+    assert "mean weighted tau correlation with performance, over targets" in words
+    assert all(f"{one.mean:+.2f}" in words and f"{one.p_max:.3f}" in words for one in methods if one.mean is not None and one.p_max is not None)
+
+
+def test_more_than_forty_measures_are_cut_in_the_forest_plot(full: Content) -> None:
+    assert full.correlation is not None
+    one = full.correlation.methods[0]
+    many = tuple(replace(one, method=f"m{i}", mean=i / 100) for i in range(45))
+    item = figures(replace(full, correlation=replace(full.correlation, methods=many)))[-1]
+    assert "Drawn are the 40 measures with the highest mean; 5 more are not." in item.caption
+    assert item.figure is not None
+    assert [tick.get_text() for tick in item.figure.axes[0].get_yticklabels()] == [*(f"m{i}" for i in range(44, 4, -1)), "static (baseline)",
+                                                                                   "random (baseline)"]
 
 
 def test_a_figure_without_data_says_why(full: Content) -> None:
@@ -506,6 +531,76 @@ def test_a_summary_has_at_most_six_warnings_and_counts_the_rest(crowded: Content
     many = replace(crowded.correlation, methods=tuple(replace(crowded.correlation.methods[0], method=name) for name in names),
                    warnings=tuple(f"{name}: more than 20% of the pairs of sources are tied in t1 (40%)" for name in names))
     assert agreement_warnings(many, most=6)[0].startswith("ties: more than 20 % of the source pairs are tied for m0, m1, m2, m3, m4, m5 and 3 more (")
+
+
+def test_the_terminal_says_what_the_agreement_rests_on(full: Content) -> None:
+    assert full.correlation is not None
+    one = full.correlation.methods[1]
+    flat = re.sub(r"\s+", " ", summary_text(full, 80))
+    assert one.method == "frechet"
+    assert one.mean is not None
+    ends = f"[{one.mean - 0.85:+.2f}, {one.mean + 0.15:+.2f}]"
+    assert f"Difference to the static list, 95 % interval: otdd -0.07 [-0.57, +0.43]; frechet {one.versus_static:+.2f} {ends}; logme" in flat
+    assert f"frechet {one.mean - 0.21:+.2f} to {one.mean + 0.11:+.2f} ({one.mean - 0.21:+.2f} without target {IMAGE})" in flat
+    assert "the best among the first three (Rel@3): otdd 0.951, 0.987; frechet 0.951, 0.987" in flat
+    assert "(simulated): 25% for 0.3, 38% for 0.5, 63% for 0.7; 80 % needs 0.84." in flat
+    assert f"Noise ceiling, one replicate of the performance against the mean of the others (Spearman): {SCRIPT} 0.91, {IMAGE} 0.91." in flat
+
+
+def test_the_table_of_agreement_fits_eighty_columns(crowded: Content) -> None:
+    lines = agreement_text(crowded, 80).splitlines()
+    head = next(line for line in lines if line.startswith("measure"))
+    assert head.split() == ["measure", "mean", "Spearman", "[95", "%]", "p", "Holm", "max-T", "above", "regret", "vs"]
+    row = next(line for line in lines if line.startswith("fine "))
+    assert crowded.correlation is not None
+    one = next(result for result in crowded.correlation.methods if result.method == "fine")
+    assert row.split()[-6:] == [p_text(one.p_value), p_text(one.p_holm), p_text(one.p_max), f"{one.positive_targets}/2", f"{one.regret:.3f}",
+                                f"{one.versus_static:+.2f}"]
+    assert not re.search(r"^random.*\d/2", "\n".join(lines), flags=re.M)  # a random source has no sign
+
+
+def _downloads(page: str) -> dict[str, list[dict[str, str]]]:
+    links = {attributes["download"] or "": attributes["href"] or "" for tag, attributes in Reader(page).tags if tag == "a" and "download" in attributes}
+    return {name: list(csv.DictReader(io.StringIO(base64.b64decode(address.split(",", 1)[1]).decode()))) for name, address in links.items()
+            if name.endswith(".csv")}
+
+
+def test_the_page_has_adjusted_p_differences_ranges_and_regrets_in_full_precision(crowded: Content) -> None:
+    found, page = crowded.correlation, build_page(crowded)
+    assert found is not None
+    tables, words = _downloads(page), Reader(page).words
+    one = next(result for result in found.methods if result.method == "fine")
+    row = next(row for row in tables["agreement.csv"] if row["method"] == "fine")
+    assert one.versus_static_interval is not None
+    numbers = {"mean": one.mean, "p_max": one.p_max, "relative_at_1": one.mean_relative_at_1, "relative_at_3": one.mean_relative_at_3,
+               "versus_static_lower": one.versus_static_interval[0], "versus_static_upper": one.versus_static_interval[1]}
+    assert {name: float(row[name]) for name in numbers} == numbers
+    assert row["statistic"] == "spearman"
+    row = next(row for row in tables["agreement-stability.csv"] if row["method"] == "fine")
+    span, influence = one.stability.sources, one.stability.most_influential
+    assert span is not None
+    assert influence is not None
+    assert (float(row["sources_low"]), row["sources_low_name"], float(row["sources_high"]), row["sources_high_name"]) == (
+        span.low, span.low_name, span.high, span.high_name)
+    assert (row["most_influential_kind"], row["most_influential"], float(row["mean_without_it"])) == (influence.kind, influence.name, influence.without)
+    assert f"{span.low:+.2f} to {span.high:+.2f}" in words
+    assert f"{influence.without:+.2f} without {influence.kind} {influence.name}" in words
+    for target in one.targets:
+        row = next(row for row in tables["agreement-per-target.csv"] if (row["method"], row["target"]) == ("fine", target.target))
+        assert target.static_regret is not None
+        assert (float(row["regret"]), float(row["random_regret"]), float(row["static_regret"])) == (
+            target.regret, target.random_regret, target.static_regret)
+    assert "Power, the chance that one measure of a given true mean Spearman has p <= 0.05 in this table (simulated): " in words
+    assert "Noise ceiling, one replicate of the performance against the mean of the others (Spearman): t1 " in words
+
+
+def test_measures_without_a_mixed_model_for_the_same_reason_share_a_line(crowded: Content) -> None:
+    assert crowded.correlation is not None
+    fitted = Mixed(0.41, 0.2, 0.0404, 0.1, 0.6, True, True, 12)
+    none = Mixed(None, None, None, None, None, False, False, 12, "fewer than 8 sources")
+    lines = agreement_notes(replace(crowded.correlation, mixed={"fine": fitted, "flat-a": none, "flat-b": none}))
+    assert "fine: mixed model slope +0.41 (standard error 0.20, p about 0.040, normal approximation, source variance at its boundary 0)." in lines
+    assert "No mixed model for flat-a, flat-b: fewer than 8 sources" in lines
 
 
 @pytest.mark.parametrize(("metrics", "short", "full_name"), [

@@ -55,7 +55,8 @@ def correlate(
     """Does similarity predict transfer? TABLE is a CSV: long (source, target, method, value, performance) or wide (one column a method).
 
     Works within each target and averages over targets; pairs of a data set with itself are left out unless --include-self. Beside every
-    method stand three baselines: the static list (best source over the other targets), the source size (column source_size, or n_source of a score table), a random source.
+    method stand three baselines: the static list (best source over the other targets), the source size (column source_size, or n_source of
+    a score table), a random source.
     """
     from simkit.correlation import correlate as correlate_table
     from simkit.errors import UsageError

@@ -49,8 +49,9 @@ def correlate(
 
     Args:
         table: the scores: a CSV path, a DataFrame, a ScoreTable, or a RawTable. Long form has the columns source, target, method, value and
-            perhaps performance, higher_is_better, replicate, value_replicate, performance_metric, performance_sd, source_size
-            (or n_source, where the rows of a source agree), source_group; wide form has source, target, a column per method, and perhaps the performance and the last three.
+            perhaps performance, higher_is_better, replicate, value_replicate, performance_metric, performance_sd, source_size (or n_source,
+            where the rows of a source agree), source_group; wide form has source, target, a column per method, and perhaps the
+            performance and the last three.
         performance: the column of the performance, or a pattern such as "fold_*" whose columns are replicates and averaged per pair; or a
             second table (path, DataFrame, TransferTable, RawTable) that holds it. None recognises the column, and says which.
         methods: which methods: "name", "name=column", or "name=pattern" (columns averaged). Empty for all.

@@ -64,18 +64,22 @@ def nulls(x: Floats, y: Floats, *, permutations: int, seed: int, statistic: Stat
 def max_t(found: Nulls) -> list[float | None]:
     """Step-down adjusted p-values of the maximum over methods (Westfall and Young 1993, algorithm 4.1), one a method.
 
-    In each permutation the largest size of the statistics of the methods that are not larger in the data is taken. Joint permutations keep
-    how methods depend on each other, so it is less conservative than Holm's procedure for methods that resemble each other. A method that a
-    permutation leaves undefined counts as 0 in it, which is a value like any other of a statistic (valid), and never gets less than its
-    own unadjusted p-value.
+    Statistics are divided by their root mean square over the permutations first, because their spread differs (a score with a strong effect of
+    the source has fewer independent values): otherwise methods of wide spread would decide the maximum. In each permutation the
+    largest statistic of the methods that are not larger in the data is taken. Joint permutations keep how methods depend on each other, so
+    it is less conservative than Holm's procedure for methods that resemble each other. A method that a permutation leaves undefined counts as 0
+    in it, which is a value like any other of a statistic (valid), and never gets less than its own unadjusted p-value.
     """
     plain = found.p_values()
-    order = sorted((m for m, p in enumerate(plain) if p is not None), key=lambda m: -abs(found.observed[m]))
+    spread = np.sqrt(np.mean(np.nan_to_num(found.values) ** 2, axis=1))
+    spread = np.where(spread > 0, spread, 1.0)
+    size = np.abs(found.observed) / spread
+    order = sorted((m for m, p in enumerate(plain) if p is not None), key=lambda m: (-size[m], m))
     largest = np.zeros(found.values.shape[1])
     adjusted: list[float] = []
     for m in reversed(order):
-        largest = np.maximum(largest, np.abs(np.nan_to_num(found.values[m])))
-        adjusted.append(two_sided(float(found.observed[m]), largest, exact=found.exact))
+        largest = np.maximum(largest, np.abs(np.nan_to_num(found.values[m])) / spread[m])
+        adjusted.append(two_sided(float(size[m]), largest, exact=found.exact))
     out: list[float | None] = [None] * len(plain)
     step = 0.0
     for m, p in zip(order, reversed(adjusted), strict=True):

@@ -170,7 +170,7 @@ class MethodResult:
         undefined: why there is no mean correlation; "" where there is one.
         mean: the primary statistic: ``mean_spearman``, or the unweighted mean over targets of the coefficient that was asked for.
         p_max: adjusted for the number of methods by the step-down maximum over methods in the same permutations (Westfall and Young 1993,
-            max-T): it knows how much the methods have in common, so it is mostly smaller than Holm's.
+            max-T, of standardised means): it knows how much the methods have in common, so it is mostly smaller than Holm's.
         fixed_sources_interval: 95 % percentile bootstrap interval of ``mean`` when only targets are resampled: these sources, other targets.
         versus_best: ``mean`` less that of the method with the highest mean; 0 for that one, None without another.
         versus_best_interval: its 95 % percentile interval in the same resamples. The best was picked by the same data: descriptive.

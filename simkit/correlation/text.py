@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from simkit.correlation.power import detectable, power_at
@@ -120,26 +120,36 @@ def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
     count = sum(len(one.targets) for one, _ in results)
     if wanted is False or (wanted is None and count > MOST_DETAILS):
         return [_wrapped(f"all coefficients per target ({count} rows): --details, --out or --json", width)]
-    rows = [(_plain(result.method) + star, one) for result, star in results for one in result.targets]
-    coefficients = ("method", "target", "n", "Spearman", "95 % CI", "p", "Kendall", "weighted tau", "Pearson")
-    choices = ("method", "target", "chosen", "Rel@1", "Rel@3", "regret", "random", "static")
-    first = "Within each target (p: exact permutation test up to 9 sources; weighted tau: hyperbolic, additive, mean of both orders):"
+    first = "Within each target (p: exact permutation test up to 9 sources; tau_w: weighted Kendall's tau, hyperbolic, additive, mean of both orders):"
     second = ("Taking the first source (Rel@k: best performance among the first k over the best of all; regret: beside that expected of a random source "
               "and that of the static list's first):")
-    return ["", _wrapped(first, width), *_table(coefficients, [_coefficients(*row) for row in rows], width),
-            "", _wrapped(second, width), *_table(choices, [_choice(*row) for row in rows], width)]
+    rows = [(_plain(result.method) + star, one) for result, star in results for one in result.targets]
+    return ["", _wrapped(first, width), *_by_target(("n", "Spearman", "95 % CI", "p", "Kendall", "tau_w", "Pearson"), rows, _coefficients, width),
+            "", _wrapped(second, width), *_by_target(("chosen", "Rel@1", "Rel@3", "regret", "random", "static"), rows, _choice, width)]
 
 
-def _coefficients(name: str, one: TargetResult) -> list[str]:
+def _by_target(
+    head: tuple[str, ...], rows: Sequence[tuple[str, TargetResult]], cells: Callable[[TargetResult], list[str]], width: int,
+) -> list[str]:
+    """One table with a column of targets; where that is too wide, one a target."""
+    whole = _table(("method", "target", *head), [[name, _plain(one.target), *cells(one)] for name, one in rows], width)
+    if len(whole) == len(rows) + 1:
+        return whole
+    targets = dict.fromkeys(one.target for _, one in rows)
+    return [line for target in targets
+            for line in _table((_plain(target), *head), [[name, *cells(one)] for name, one in rows if one.target == target], width)]
+
+
+def _coefficients(one: TargetResult) -> list[str]:
     if one.undefined:
-        return [name, _plain(one.target), str(one.n), "undefined", *[NONE] * 5]
-    return [name, _plain(one.target), str(one.n), _signed(one.spearman), _interval(one.interval), _p(one.p_value), _signed(one.kendall),
+        return [str(one.n), "undefined", *[NONE] * 5]
+    return [str(one.n), _signed(one.spearman), _interval(one.interval), _p(one.p_value), _signed(one.kendall),
             _signed(one.weighted_tau), _signed(one.pearson)]
 
 
-def _choice(name: str, one: TargetResult) -> list[str]:
+def _choice(one: TargetResult) -> list[str]:
     numbers = (one.relative_at_1, one.relative_at_3, one.regret, one.random_regret, one.static_regret)
-    return [name, _plain(one.target), _plain(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
+    return [_plain(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
 
 
 def _linear(found: Correlation) -> list[str]:

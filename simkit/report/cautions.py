@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from simkit.report.cells import metric_of, p_text, plural, shortened, signed
+from simkit.report.cells import interval_text, metric_of, p_text, plural, shortened, signed, statistic_name
 from simkit.report.content import Content
 
 if TYPE_CHECKING:
     from simkit.correlation import Correlation, MethodResult
+    from simkit.correlation.results import Range
 
-__all__ = ["agreement_notes", "agreement_warnings", "count_gaps", "undefined_reason"]
+__all__ = [
+    "agreement_notes", "agreement_warnings", "comparison_lines", "count_gaps", "influence_text", "noise_lines", "power_lines", "range_text",
+    "undefined_reason",
+]
 
 _TIES = re.compile(r"more than (\d+) ?% of the pairs of sources are tied\b")
 
@@ -77,14 +82,8 @@ def undefined_reason(result: MethodResult) -> str:
 
 
 def agreement_notes(found: Correlation) -> list[str]:
-    """What stands under the table of agreement: how replicates agree, within-target and pooled correlations, and how the numbers came about."""
-    lines = []
-    if found.noise_ceiling:
-        ceilings = ", ".join(f"{target} {value:.2f}" for target, value in found.noise_ceiling.items())
-        lines.append(f"Agreement of one replicate of the performance with the others (rank correlation): {ceilings}.")
-    if found.ceiling_of_mean:
-        ceilings = ", ".join(f"{target} {value:.2f}" for target, value in found.ceiling_of_mean.items())
-        lines.append(f"Ceiling of the rank correlation with the mean performance (square root of its reliability): {ceilings}.")
+    """What stands under the table of agreement: noise of the performance, power, correlations of values, and how the numbers came about."""
+    lines = [*noise_lines(found), *power_lines(found)]
     for pairs in dict.fromkeys(within.n for within in found.within.values()):
         each = ", ".join(f"{method} {signed(within.r)}" for method, within in found.within.items() if within.n == pairs)
         lines.append(f"Within-target r of the values as each measure defines them ({plural(pairs, 'pair')}): {each}.")
@@ -92,11 +91,83 @@ def agreement_notes(found: Correlation) -> list[str]:
         what = "with" if pooled.includes_self else "without"
         lines.append(f"{method}: pooled r {signed(pooled.pearson)}, p {p_text(pooled.p_value) or 'undefined'} ({plural(pooled.n, 'pair')} {what} self pairs): "
                      "differences between targets go into it.")
+    lines += _mixed_lines(found)
     said: dict[str, list[str]] = {}
     for note in found.notes:
         name, rest = _split(note, [result.method for result in found.methods])
         said.setdefault(rest, []).extend([name] if name else [])
     return [*lines, *(f"{rest}: {', '.join(names)}" if names else rest for rest, names in said.items())]
+
+
+def noise_lines(found: Correlation) -> list[str]:
+    """How far replicates of the performance agree, and what correlation a score without error could reach."""
+    return [f"{what}: {', '.join(f'{target} {value:.2f}' for target, value in values.items())}." for what, values in (
+        ("Noise ceiling, one replicate of the performance against the mean of the others (Spearman)", found.noise_ceiling),
+        ("Ceiling of Spearman with the mean performance (square root of its reliability)", found.ceiling_of_mean)) if values]
+
+
+def power_lines(found: Correlation) -> list[str]:
+    """The chance that a measure of a given strength would be seen in a table of this size; nothing where that was not simulated."""
+    from simkit.correlation.power import detectable, power_at
+
+    parts = [f"{power:.0%} for {mean:g}" for mean in (0.3, 0.5, 0.7) if (power := power_at(found.power, mean)) is not None]
+    if not parts:
+        return []
+    enough = detectable(found.power)
+    last = "no true mean has 80 %" if enough is None else f"80 % needs {enough:.2f}"
+    return [f"Power, the chance that one measure of a given true mean Spearman has p <= 0.05 in this table (simulated): {', '.join(parts)}; {last}."]
+
+
+def comparison_lines(found: Correlation, *, most: int) -> list[str]:
+    """What the terminal's table has no room for: differences to the static list, ranges when one thing is left out, Rel@k. Tables of the page have all.
+
+    Args:
+        found: the correlation.
+        most: measures that a line names, of those with the highest mean.
+    """
+    static = [f"{one.method} {signed(one.versus_static)} {interval_text(one.versus_static_interval, 2, sign=True)}"
+              for one in found.methods if one.versus_static_interval is not None]
+    relative = [f"{one.method} {'-' if one.mean_relative_at_1 is None else f'{one.mean_relative_at_1:.3f}'}, {one.mean_relative_at_3:.3f}"
+                for one in found.methods if one.mean_relative_at_3 is not None]
+    left_out = [f"{one.method} {span} ({influence_text(one)})" if influence_text(one) else f"{one.method} {span}"
+                for one in found.methods if (span := range_text(_widest(one)))]
+    return [f"{what}: {shortened(each, most, separator='; ')}." for what, each in (
+        ("Difference to the static list, 95 % interval", static),
+        (f"Range of the mean {statistic_name(found)} when one source, group or target is left out", left_out),
+        ("Performance of the first source over that of the best (Rel@1), of the best among the first three (Rel@3)", relative)) if each]
+
+
+def _widest(result: MethodResult) -> Range | None:
+    """The lowest and highest mean of a measure when any one source, group or target is left out."""
+    ranges = [one for one in (result.stability.sources, result.stability.groups, result.stability.targets) if one is not None]
+    if not ranges:
+        return None
+    low, high = min(ranges, key=lambda one: one.low), max(ranges, key=lambda one: one.high)
+    return replace(low, high=high.high, high_name=high.high_name)
+
+
+def range_text(value: Range | None) -> str:
+    """``-0.30 to +0.09``; "" for None."""
+    return "" if value is None else f"{value.low:+.2f} to {value.high:+.2f}"
+
+
+def influence_text(result: MethodResult) -> str:
+    """``+0.43 without target chest``: what moves the mean most when it is left out; "" where that is not known."""
+    one = result.stability.most_influential
+    return "" if one is None else f"{one.without:+.2f} without {one.kind} {one.name}"
+
+
+def _mixed_lines(found: Correlation) -> list[str]:
+    """The linear mixed models, one line for all measures that share a reason to have none."""
+    lines, problems = [], dict[str, list[str]]()
+    for method, model in found.mixed.items():
+        if model.slope is None or model.p_value is None:
+            problems.setdefault(model.problem or "no standard error", []).append(method)
+            continue
+        state = ("" if model.converged else ", NOT converged") + (", source variance at its boundary 0" if model.boundary else "")
+        lines.append(f"{method}: mixed model slope {model.slope:+.2f} (standard error {model.standard_error:.2f}, p about {p_text(model.p_value)}, normal "
+                     f"approximation{state}).")
+    return [*lines, *(f"No mixed model for {', '.join(names)}: {reason}" for reason, names in problems.items())]
 
 
 def count_gaps(content: Content) -> list[str]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from simkit.report.content import Content, MethodInfo
 
 if TYPE_CHECKING:
-    from simkit.correlation import RankedSource
+    from simkit.correlation import Correlation, RankedSource
 
 __all__ = [
-    "ScoreCell", "TransferCell", "answer_of", "best_methods", "flags_of", "interval_text", "method_infos", "metric_in_full", "metric_of", "number", "p_text",
-    "plural", "rankings", "score_cells", "shortened", "signed", "size_line", "transfer_cells",
+    "ScoreCell", "TransferCell", "answer_of", "best_methods", "flags_of", "interval_text", "is_self_pair", "method_infos", "metric_in_full", "metric_of",
+    "number", "p_text", "plural", "rankings", "score_cells", "shortened", "signed", "size_line", "statistic_name", "transfer_cells",
 ]
 
 Interval = tuple[float, float]
@@ -24,6 +24,9 @@ METRICS = {
     "auc": "AUC", "auc-ovr-weighted": "AUC (one-vs-rest, prevalence-weighted)", "auc-ovr-macro": "AUC (one-vs-rest, mean over classes)",
 }
 """Metrics as readers know them; others are written as they are named."""
+
+_GAIN = re.compile(r"relative gain of (.+) over (self|scratch), %")
+"""How :mod:`simkit.correlation.gain` names its metric."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,9 @@ def metric_in_full(content: Content, target: str | None = None) -> str:
 
 
 def _spelled(metric: str) -> str:
+    gain = _GAIN.fullmatch(metric)
+    if gain:
+        return f"gain of {_spelled(gain[1]).split(' (')[0]} over {gain[2]} in %"
     return METRICS.get(metric.lower().replace("_", "-"), metric.replace("_", " "))
 
 
@@ -221,9 +227,9 @@ def size_line(content: Content) -> str:
     return ", ".join([*parts, *(f"baseline {name}" for name in baselines)])
 
 
-def shortened(names: Sequence[str], most: int = 8) -> str:
+def shortened(names: Sequence[str], most: int = 8, *, separator: str = ", ") -> str:
     """The names, after ``most`` of them only how many there are more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def rankings(content: Content) -> dict[str, tuple[RankedSource, ...]]:
@@ -256,9 +262,21 @@ def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
     return cells
 
 
+def is_self_pair(content: Content, source: str, target: str) -> bool:
+    """Whether source and target are the same data: by their names, or because the correlation was told so (``alias``)."""
+    return source == target or (content.correlation is not None and f"{source} -> {target}" in content.correlation.self_pairs)
+
+
+def statistic_name(found: Correlation) -> str:
+    """The coefficient whose mean over targets is primary, as it is written: ``Spearman``, ``Kendall`` or ``weighted tau``."""
+    from simkit.correlation.text import NAMES
+
+    return NAMES[found.statistic]
+
+
 def best_methods(content: Content, count: int) -> tuple[str, ...]:
-    """The ``count`` measures with the highest mean Spearman against transfer; without a correlation, the first of the study."""
+    """The ``count`` measures with the highest mean correlation with transfer; without a correlation, the first of the study."""
     if content.correlation is None:
         return tuple(info.name for info in method_infos(content) if info.kind != "prior")[:count]
-    defined = [result for result in content.correlation.methods if result.mean_spearman is not None]
-    return tuple(result.method for result in sorted(defined, key=lambda result: -(result.mean_spearman or 0.0))[:count])
+    defined = [result for result in content.correlation.methods if result.mean is not None]
+    return tuple(result.method for result in sorted(defined, key=lambda result: -(result.mean or 0.0))[:count])

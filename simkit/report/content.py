@@ -72,6 +72,8 @@ class Content:
         correlation: whether similarity predicts transfer, or None when that was not asked.
         skipped: images that were left out.
         provenance: versions, seed, study text, recipes, hardware: what it takes to do it again.
+        score_bars: what the intervals of scores are, as captions say it.
+        performance_bars: what the intervals of performances are, as captions say it.
     """
 
     study: str
@@ -89,3 +91,5 @@ class Content:
     correlation: Correlation | None = None
     skipped: tuple[Skipped, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    score_bars: str = "95 % intervals"
+    performance_bars: str = "95 % intervals"

@@ -10,6 +10,7 @@ from simkit.report.cells import (
     ScoreCell,
     TransferCell,
     interval_text,
+    is_self_pair,
     method_infos,
     metric_in_full,
     metric_of,
@@ -34,6 +35,12 @@ COLUMNS_IN_MAP = 6
 
 ROW, COLUMN = 0.36, 1.2
 """Height and width of a heat map's cell, inches."""
+
+MANY_ROWS, DENSE_ROW = 40, 0.21
+"""More rows than that are this high (inches), hold one line each, and no intervals: else the map is longer than anybody scrolls."""
+
+NAME, DENSE_NAME = 26, 60
+"""Letters of a line of a row's name; where there are many rows."""
 
 LETTERS = 13
 """Letters of a column's head that fit an inch."""
@@ -61,10 +68,11 @@ def _heat_map(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Seque
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
-    row_labels = [label(name) for name in rows]
-    lines = max((label.count("\n") + 1 for label in row_labels), default=1)
+    dense = len(rows) > MANY_ROWS
+    row_labels = [label(name, DENSE_NAME if dense else NAME) for name in rows]
+    lines = max((text.count("\n") + 1 for text in row_labels), default=1)
     lines = max([lines, *(cell.text.count("\n") + 1 for line in cells for cell in line if cell)])
-    height = ROW if lines == 1 else 0.17 * lines + 0.12
+    height = (DENSE_ROW if dense else ROW) if lines == 1 else 0.17 * lines + 0.12
     column_width = max([column_width, *((min(longest_piece(name), WIDEST) + 1) / LETTERS for name in columns)])
     figure, axes = fixed_axes(column_width * len(columns), height * len(rows))
     shades = mpl.colormaps[SHADES]
@@ -119,7 +127,10 @@ def _shade_bar(figure: Figure, axes: Axes, low: str, high: str, title: str) -> N
 
 
 def transfer_figures(content: Content) -> list[NamedFigure]:
-    cells, title = transfer_cells(content), f"Mean {metric_of(content)} of each source on each target"
+    """Performance of every source on every target with its rank; more targets than fit a page make several maps."""
+    cells, metric = transfer_cells(content), metric_of(content)
+    averaged = any(cell.n > 1 for cell in cells.values())
+    title = f"{'Mean ' + metric if averaged or not cells else metric[:1].upper() + metric[1:]} of each source on each target"
     means = [cell.mean for cell in cells.values() if cell.mean is not None]
     if not means:
         return [NamedFigure("transfer", title, "", missing="No transfer was measured, so there is no map of it.")]
@@ -134,29 +145,50 @@ def transfer_figures(content: Content) -> list[NamedFigure]:
 def _transfer_figure(
     content: Content, cells: Mapping[tuple[str, str], TransferCell], targets: Sequence[str], ends: tuple[float, float], name: str, title: str,
 ) -> NamedFigure:
-    metric, (low, high) = metric_of(content), ends
+    low, high = ends
     sources = [source for source in dict.fromkeys((*content.sources, *(key[1] for key in cells))) if any((target, source) in cells for target in targets)]
+    dense, digits = len(sources) > MANY_ROWS, _digits(cells.values())
     rows, missing = [], []
     for source in sources:
         line: list[_Cell | None] = []
         for target in targets:
             cell = cells.get((target, source))
-            if cell is None and source == target:
+            if cell is None and is_self_pair(content, source, target):
                 line.append(_Cell(None, "itself"))
             elif cell is None or cell.mean is None:
                 line.append(None)
                 missing.append(f"{source} -> {target}")
             else:
-                line.append(_Cell((cell.mean - low) / (high - low) if high > low else 1.0, _transfer_label(cell)))
+                text = _transfer_label(cell, digits, interval=not dense)
+                line.append(_Cell((cell.mean - low) / (high - low) if high > low else 1.0, text))
         rows.append(line)
-    figure, axes = _heat_map(sources, targets, rows, column_width=1.35)
-    _shade_bar(figure, axes, f"{low:.3f}", f"{high:.3f}", metric)
-    caption = f"Mean {metric_in_full(content)} over replicates, 95 % interval, and rank within the target (#1 is best; = is not distinguishable from the best)."
+    longest = max(len(part) for line in rows for one in line if one for part in one.text.split("\n"))
+    figure, axes = _heat_map(sources, targets, rows, column_width=max(1.35, (longest + 2) / LETTERS))
+    _shade_bar(figure, axes, f"{low:.{digits}f}", f"{high:.{digits}f}", metric_of(content))
+    caption = _transfer_caption(content, [cell for (target, _), cell in cells.items() if target in targets], dense=dense)
     return NamedFigure(name, title, caption + (f" Hatched: no value ({shortened(missing)})." if missing else ""), figure)
 
 
-def _transfer_label(cell: TransferCell) -> str:
-    return "\n".join(part for part in (f"{cell.mean:.3f}  {cell.rank_text}".rstrip(), interval_text(cell.interval, 3)) if part)
+def _transfer_caption(content: Content, cells: Sequence[TransferCell], *, dense: bool) -> str:
+    metric = metric_in_full(content)
+    text = f"Mean {metric} over replicates" if any(cell.n > 1 for cell in cells) else f"{metric[:1].upper()}{metric[1:]}"
+    text += f", {content.performance_bars}" if any(cell.interval for cell in cells) and not dense else ""
+    tied = "; = is not distinguishable from the best" if any(cell.tied for cell in cells) else ""
+    text += f", and rank within the target (#1 is best{tied})."
+    if not any(cell.interval for cell in cells):
+        text += " Nothing is known of the noise of these values, so ranks may differ by it alone."
+    return text + (f" Intervals are not printed, because there are more than {MANY_ROWS} sources." if dense else "")
+
+
+def _digits(cells: Iterable[TransferCell]) -> int:
+    """Digits behind the point: three, as of an AUC, fewer for values of ten or a hundred and more (a relative gain in percent)."""
+    largest = max((abs(cell.mean) for cell in cells if cell.mean is not None), default=0.0)
+    return 3 if largest < 10 else 2 if largest < 100 else 1
+
+
+def _transfer_label(cell: TransferCell, digits: int, *, interval: bool) -> str:
+    first = f"{cell.mean:.{digits}f}  {cell.rank_text}".rstrip()
+    return "\n".join(part for part in (first, interval_text(cell.interval, digits) if interval else "") if part)
 
 
 def measure_figures(content: Content) -> list[NamedFigure]:
@@ -200,8 +232,9 @@ def _measure_figure(
     grid, missing = [], []
     for source in sources:
         found = [cells.get((info.name, target, source)) for info in methods]
-        missing += [f"{info.name} of {source}" for info, cell in zip(methods, found, strict=True) if cell is None and source != target]
-        grid.append([_score_cell(cell, itself=source == target) for cell in found])
+        itself = is_self_pair(content, source, target)
+        missing += [f"{info.name} of {source}" for info, cell in zip(methods, found, strict=True) if cell is None and not itself]
+        grid.append([_score_cell(cell, itself=itself) for cell in found])
     columns = [[cell for key, cell in cells.items() if key[:2] == (info.name, target)] for info in methods]
     labels = list(sources)
     for scale in ("floor", "ceiling"):

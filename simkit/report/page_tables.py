@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simkit.report.cautions import undefined_reason
+from simkit.report.cautions import influence_text, range_text, undefined_reason
 from simkit.report.cells import (
     flags_of,
     interval_text,
@@ -21,6 +22,7 @@ from simkit.report.cells import (
     rankings,
     score_cells,
     signed,
+    statistic_name,
     transfer_cells,
 )
 from simkit.report.closeness import closeness
@@ -178,25 +180,75 @@ def scores_table(content: Content) -> PageTable:
     return _table("scores", caption, columns, rows, content.scores.to_csv())
 
 
+def _signed(value: float | None) -> PageCell:
+    return PageCell("" if value is None else signed(value), value)
+
+
+def _span(interval: tuple[float, float] | None) -> PageCell:
+    return _text(interval_text(interval, 2, sign=True))
+
+
+def _p(value: float | None) -> PageCell:
+    return PageCell(p_text(value), value)
+
+
 def agreement_table(content: Content) -> PageTable | None:
-    """Mean Spearman of every measure and baseline."""
+    """Mean correlation of every measure and baseline, its p-values, and what taking the first sources costs."""
     found = content.correlation
     if found is None:
         return None
-    columns = [("measure", False), ("mean Spearman", True), ("95 % interval", False), ("p", True), ("p (Holm)", True), ("targets above 0", True),
-               ("regret", True), ("against static", True), ("remark", False)]
+    columns = [("measure", False), (f"mean {statistic_name(found)}", True), ("95 % interval", False), ("p", True), ("p (Holm)", True), ("p (max-T)", True),
+               ("targets above 0", True), ("regret", True), ("Rel@1", True), ("Rel@3", True), ("against static", True), ("95 % of that", False),
+               ("remark", False)]
     rows, raw = [], []
     for result, kind in (*((r, "measure") for r in found.methods), *((r, "baseline") for r in found.baselines)):
         note = f"undefined: {undefined_reason(result)}" if result.undefined else ("baseline" if kind == "baseline" else "")
-        above = PageCell(f"{result.positive_targets} of {len(result.targets)}", result.positive_targets) if has_signs(result) else _text("")
-        rows.append([_text(result.method), PageCell(signed(result.mean_spearman), result.mean_spearman), _text(interval_text(result.interval, 2, sign=True)),
-                     PageCell(p_text(result.p_value), result.p_value), PageCell(p_text(result.p_holm), result.p_holm), above, _number(result.regret, 3),
-                     PageCell("" if result.versus_static is None else signed(result.versus_static), result.versus_static), _text(note)])
-        raw.append([result.method, kind, result.mean_spearman, *_ends(result.interval), result.p_value, result.p_holm, result.regret, result.versus_static,
-                    note])
-    head = ["method", "kind", "mean_spearman", "lower", "upper", "p_value", "p_holm", "regret", "versus_static", "remark"]
-    caption = f"Agreement of similarity with transfer: {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets"
+        signs = has_signs(result, baseline=kind == "baseline")
+        above = PageCell(f"{result.positive_targets} of {len(result.targets)}", result.positive_targets) if signs else _text("")
+        rows.append([_text(result.method), PageCell(signed(result.mean), result.mean), _span(result.interval), _p(result.p_value), _p(result.p_holm),
+                     _p(result.p_max), above, _number(result.regret, 3), _number(result.mean_relative_at_1, 3), _number(result.mean_relative_at_3, 3),
+                     _signed(result.versus_static), _span(result.versus_static_interval), _text(note)])
+        raw.append([result.method, kind, found.statistic, result.mean, result.mean_spearman, *_ends(result.interval), result.p_value, result.p_holm,
+                    result.p_max, result.regret, result.mean_relative_at_1, result.mean_relative_at_3, result.versus_static,
+                    *_ends(result.versus_static_interval), note])
+    head = ["method", "kind", "statistic", "mean", "mean_spearman", "lower", "upper", "p_value", "p_holm", "p_max", "regret", "relative_at_1",
+            "relative_at_3", "versus_static", "versus_static_lower", "versus_static_upper", "remark"]
+    caption = (f"Agreement of similarity with transfer: {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets (Holm, max-T: p adjusted "
+               "for the number of measures; regret: performance lost by taking the first source; Rel@1, Rel@3: performance of the first source, or of the "
+               "best among the first three, over that of the best; static: mean rank of a source in the other targets)")
     return _table("agreement", caption, columns, rows, csv_text(head, raw))
+
+
+RANGES = ("sources", "groups", "targets", "performance_replicates", "score_replicates")
+"""What is left out, or used alone, in the table of stability: fields of :class:`simkit.correlation.results.Stability`."""
+
+
+def stability_table(content: Content) -> PageTable | None:
+    """What the mean correlation of each measure rests on; None where nothing could be left out."""
+    found = content.correlation
+    results = [] if found is None else [one for one in found.methods if one.mean is not None]
+    shown = [name for name in RANGES if any(getattr(one.stability, name) is not None for one in results)]
+    if found is None or not shown:
+        return None
+    heads = {"sources": "without one source", "groups": "without one group", "targets": "without one target",
+             "performance_replicates": "one replicate of the performance", "score_replicates": "one replicate of the score"}
+    columns = [("measure", False), (f"mean {statistic_name(found)}", True), *((heads[name], False) for name in shown), ("most influential", False),
+               ("only targets resampled, 95 %", False), ("against the highest mean", True), ("95 % of that", False), ("replicates of the score agree", True)]
+    rows, raw = [], []
+    for one in results:
+        ranges = [getattr(one.stability, name) for name in shown]
+        rows.append([_text(one.method), _signed(one.mean), *(_text(range_text(each)) for each in ranges), _text(influence_text(one)),
+                     _span(one.fixed_sources_interval), _signed(one.versus_best), _span(one.versus_best_interval), _number(one.stability.score_reliability, 2)])
+        influence = one.stability.most_influential
+        raw.append([one.method, one.mean, *(cell for each in ranges for cell in (dataclasses.astuple(each) if each else (None,) * 4)),
+                    *(dataclasses.astuple(influence) if influence else (None,) * 3), *_ends(one.fixed_sources_interval), one.versus_best,
+                    *_ends(one.versus_best_interval), one.stability.score_reliability])
+    head = ["method", "mean", *(f"{name}_{part}" for name in shown for part in ("low", "high", "low_name", "high_name")), "most_influential_kind",
+            "most_influential", "mean_without_it", "fixed_sources_lower", "fixed_sources_upper", "versus_best", "versus_best_lower", "versus_best_upper",
+            "score_reliability"]
+    caption = (f"What the mean {statistic_name(found)} rests on: its range when one thing at a time is left out, or used alone; the highest mean was found in "
+               "these data, so differences to it are descriptive")
+    return _table("agreement-stability", caption, columns, rows, csv_text(head, raw))
 
 
 def _tied(one: TargetResult) -> PageCell:
@@ -210,26 +262,27 @@ def _tied(one: TargetResult) -> PageCell:
 
 
 def per_target_table(content: Content) -> PageTable | None:
-    """The rank correlations of each measure within each target."""
+    """The rank correlations of each measure within each target, and what its choice of a source costs there."""
     found = content.correlation
     if found is None:
         return None
     columns = [("measure", False), ("target", False), ("n", True), ("tied pairs", True), ("Spearman", True), ("95 % interval", False), ("Kendall", True),
-               ("weighted tau", True), ("Pearson", True), ("p", True), ("best source", False), ("source chosen by it", False), ("regret", True),
-               ("remark", False)]
+               ("weighted tau", True), ("Pearson", True), ("p", True), ("best source", False), ("source chosen by it", False), ("Rel@1", True),
+               ("Rel@3", True), ("regret", True), ("of random", True), ("of static", True), ("remark", False)]
     rows, raw = [], []
     for result in (*found.methods, *found.baselines):
         for one in result.targets:
             coefficients = (one.kendall, one.weighted_tau, one.pearson)
+            costs = (one.relative_at_1, one.relative_at_3, one.regret, one.random_regret, one.static_regret)
             rows.append([_text(result.method), _text(one.target), _number(one.n), _tied(one), PageCell(signed(one.spearman), one.spearman),
-                         _text(interval_text(one.interval, 2, sign=True)), *(PageCell("" if c is None else signed(c), c) for c in coefficients),
-                         PageCell(p_text(one.p_value), one.p_value), _text(one.best_source), _text(one.chosen_source), _number(one.regret, 3),
-                         _text(one.undefined)])
+                         _span(one.interval), *(_signed(c) for c in coefficients), _p(one.p_value), _text(one.best_source), _text(one.chosen_source),
+                         *(_number(cost, 3) for cost in costs), _text(one.undefined)])
             raw.append([result.method, one.target, one.n, one.spearman, *_ends(one.interval), *coefficients, one.p_value, one.best_source,
-                        one.chosen_source, one.regret, one.random_regret, one.undefined])
-    head = ["method", "target", "n", "spearman", "lower", "upper", "kendall", "weighted_tau", "pearson", "p_value", "best_source", "chosen_source", "regret",
-            "random_regret", "undefined"]
-    caption = "Agreement within each target (n sources; tied pairs: share of the pairs of sources to which the measure gives the same value)"
+                        one.chosen_source, *costs, one.undefined])
+    head = ["method", "target", "n", "spearman", "lower", "upper", "kendall", "weighted_tau", "pearson", "p_value", "best_source", "chosen_source",
+            "relative_at_1", "relative_at_3", "regret", "random_regret", "static_regret", "undefined"]
+    caption = ("Agreement within each target (n sources; tied pairs: share of the pairs of sources to which the measure gives the same value; regret: beside "
+               "that expected of a random source and that of the static list's first)")
     return _table("agreement-per-target", caption, columns, rows, csv_text(head, raw))
 
 
@@ -259,7 +312,7 @@ def page_tables(content: Content) -> dict[str, PageTable | None]:
     unavailable = [[item.method, item.source or "every source", item.target or "every target", item.reason] for item in content.unavailable]
     return {
         "datasets": cards_table(content), "transfer": transfer_table(content), "scores": scores_table(content), "agreement": agreement_table(content),
-        "per_target": per_target_table(content), "measures": methods_table(content),
+        "stability": stability_table(content), "per_target": per_target_table(content), "measures": methods_table(content),
         "unavailable": _listed("unavailable", "What could not be computed, and why", ("measure", "source", "target", "reason"), unavailable),
         "undefined": _listed("undefined", "Replicates of a transfer without a value", ("source", "target", "replicate", "reason"), undefined),
         "skipped": _listed("skipped", "Images that were left out", ("dataset", "image", "reason"), [[s.dataset, s.key, s.reason] for s in content.skipped]),

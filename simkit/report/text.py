@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from simkit.dataset import DatasetCard
-from simkit.report.cautions import agreement_warnings, count_gaps
+from simkit.report.cautions import agreement_warnings, comparison_lines, count_gaps, noise_lines, power_lines
 from simkit.report.cells import (
     ScoreCell,
     TransferCell,
@@ -22,6 +22,7 @@ from simkit.report.cells import (
     score_cells,
     signed,
     size_line,
+    statistic_name,
     transfer_cells,
 )
 from simkit.report.closeness import REMEDY, closeness, closeness_answer
@@ -40,9 +41,8 @@ BEST = "*"
 SCALES = {"floor": "floor", "ceiling": "ceiling", "matched": "images a side"}
 """Rows below the sources: field of a cell, and its name."""
 
-MOST_WARNINGS = 6
-MOST_NAMES = 6
-"""Warnings in a summary, and measures that one of them names; the page has all."""
+MOST_WARNINGS, MOST_NAMES, MOST_COMPARED = 6, 6, 3
+"""Warnings in a summary, measures that one of them names, and measures of which more is said than fits the table; the page has all."""
 
 
 def cards_text(cards: Sequence[DatasetCard], width: int = 80) -> str:
@@ -297,26 +297,28 @@ def _transfer_text_cell(cell: TransferCell | None, same: bool) -> tuple[str, str
     return cell.text, "base" if cell.baseline else cell.rank_text
 
 
-def has_signs(result: MethodResult) -> bool:
-    """Whether there is a correlation in some target, so that it can be said in how many it is positive."""
-    return any(one.spearman is not None for one in result.targets)
+def has_signs(result: MethodResult, *, baseline: bool) -> bool:
+    """Whether there is a correlation in some target, so that it can be said in how many it is positive; that of a random source is 0 by definition."""
+    return not (baseline and result.method == "random") and any(one.spearman is not None for one in result.targets)
 
 
 def agreement_text(content: Content, width: int = 80) -> str:
-    """Whether similarity predicts transfer: mean Spearman of every measure and baseline with interval, p, regret; and the caveats."""
+    """Whether similarity predicts transfer: mean correlation of every measure and baseline with interval, p, regret; and the caveats."""
     found = content.correlation
     if found is None:
         return paragraph("Whether similarity predicts transfer was not computed.", width)
-    columns = [Column("measure"), Column("mean Spearman [95 %]", True), Column("p", True), Column("Holm", True), Column("targets > 0", True),
-               Column("regret", True), Column("vs static", True)]
+    columns = [Column("measure"), Column(f"mean {statistic_name(found)} [95 %]", True), Column("p", True), Column("Holm", True), Column("max-T", True),
+               Column("above 0", True), Column("regret", True), Column("vs static", True)]
     rows = []
     for result, suffix in (*((r, "") for r in found.methods), *((r, " (baseline)") for r in found.baselines)):
-        value = f"{signed(result.mean_spearman)} {interval_text(result.interval, 2, sign=True)}".rstrip()
-        above = f"{result.positive_targets}/{len(result.targets)}" if has_signs(result) else ""
-        rows.append([result.method + suffix, value, p_text(result.p_value), p_text(result.p_holm), above,
+        value = f"{signed(result.mean)} {interval_text(result.interval, 2, sign=True)}".rstrip()
+        above = f"{result.positive_targets}/{len(result.targets)}" if has_signs(result, baseline=bool(suffix)) else ""
+        rows.append([result.method + suffix, value, p_text(result.p_value), p_text(result.p_holm), p_text(result.p_max), above,
                      "" if result.regret is None else f"{result.regret:.3f}", "" if result.versus_static is None else signed(result.versus_static)])
-    head = f"Does similarity predict transfer? {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets"
+    head = (f"Does similarity predict transfer? {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets. Holm, max-T: p adjusted for the "
+            "number of measures; above 0: targets with a positive Spearman")
     warnings = agreement_warnings(found, most=MOST_NAMES)
-    notes = [f"resolution: {found.resolution}"] if found.resolution else []
+    notes = [*([f"Resolution: {found.resolution}"] if found.resolution else []), *power_lines(found), *comparison_lines(found, most=MOST_COMPARED)]
+    notes += noise_lines(found)
     notes += warnings if len(warnings) <= MOST_WARNINGS else [*warnings[:MOST_WARNINGS], f"{len(warnings) - MOST_WARNINGS} more on the page"]
     return "\n".join([paragraph(head, width), table(columns, rows, width), *(paragraph(note, width, indent="    ", first="  ") for note in notes)])
