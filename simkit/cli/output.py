@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from simkit.errors import UsageError
-from simkit.files import json_text, write_text
+from simkit.files import check_writable, json_text, write_text
 from simkit.pipeline.progress import Progress
 from simkit.registry import Text
 
@@ -27,6 +27,8 @@ class Output(Progress):
         if json_target not in (None, "-") and not str(json_target).endswith(".json"):
             fix = f"write --json before another option, or --json - {json_target}"
             raise UsageError("SK102", "--json", f"'{json_target}' does not end in .json: is it an argument of the command?", fix)
+        if json_target not in (None, "-"):
+            check_writable(str(json_target))
         self.json_target, self.quiet = json_target, quiet
         logger = logging.getLogger("simkit")  # what the library says about long work
         logger.handlers = [*(one for one in logger.handlers if not isinstance(one, _Said)), _Said(self)]

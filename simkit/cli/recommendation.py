@@ -44,6 +44,10 @@ def recommend(
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
+    if out:
+        from simkit.files import check_writable
+
+        check_writable(out)
     pairs = aliases(alias, "--alias")
     if study is not None:
         table, found, of_study = _of_study(study, table)

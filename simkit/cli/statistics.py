@@ -59,15 +59,18 @@ def correlate(
     a score table), a random source.
     """
     from simkit.correlation import correlate as correlate_table
-    from simkit.errors import UsageError
+    from simkit.errors import NotEnoughData, UsageError
     from simkit.files import check_writable
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
     if replicates is not None and performance is not None:
         raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
-    for path in [_targets_file(out), Path(out)] if out else []:
-        check_writable(path)
+    if out:
+        check_writable(out)
+        check_writable(_targets_file(out))
+    if plot:
+        check_writable(Path(plot) / "captions.txt")
     result = correlate_table(
         table, performance=replicates if performance is None else performance, methods=_split(methods), distances=_split(distances),
         similarities=_split(similarities), include_self=include_self, pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing,
@@ -82,6 +85,10 @@ def correlate(
         paths = save_correlation_figures(result, plot)
         output.say(f"drew {len(paths) // 2} figures, each as SVG and PNG, in {plot}")
     output.result(result.text(width(), details=details), result.as_dict(), [m.method for m in result.methods])
+    if all(method.mean is None for method in result.methods):
+        why = "; ".join(f"{method.method}: {method.undefined}" for method in result.methods[:3]) + ("; ..." if len(result.methods) > 3 else "")
+        fix = "a score and a performance must differ between at least three sources of a target"
+        raise NotEnoughData("SK502", table, f"no method has a defined correlation ({why})", fix)
     return 0
 
 
