@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +16,7 @@ from simkit.correlation.joining import Joined, Rectangle, join, rectangle
 from simkit.correlation.orientation import Directions, directions
 from simkit.correlation.power import power_curve
 from simkit.correlation.reading import Reading, read
-from simkit.correlation.recognition import Readable, as_raw, is_pattern, recognise
+from simkit.correlation.recognition import Readable, as_raw, is_column, names_of, recognise
 from simkit.correlation.resampling import STATISTICS, Statistic
 from simkit.correlation.results import Correlation, MethodResult, Pooled, Within
 from simkit.correlation.statistics import critical_size, critical_spearman, tied_share
@@ -93,7 +91,7 @@ def correlate(
         from simkit.correlation.mixed import require_statsmodels
 
         require_statsmodels()
-    methods, distances, similarities = _names(methods, "methods"), _names(distances, "distances"), _names(similarities, "similarities")
+    methods, distances, similarities = names_of(methods, "methods"), names_of(distances, "distances"), names_of(similarities, "similarities")
     alias = tuple(alias)
     reading = {"allow_missing": allow_missing, "aggregate": aggregate, "decimal": decimal}
     scores, transfers = _readings(table, performance, methods, metric, reading)
@@ -180,20 +178,13 @@ def _check(
     problems.raise_if_any(UsageError)
 
 
-def _names(value: Sequence[str] | str, option: str) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(name, str) for name in names):
-        raise UsageError("SK102", option, f"{names!r} is not a list of names", f"give {option}=['name', ...]")
-    return names
-
-
 def _readings(table: Readable, performance: Readable | None, methods: Sequence[str], metric: str | None, options: dict[str, Any]) -> tuple[Reading, Reading]:
     """The scores and the performances; one reading twice when one table holds both. ``options`` are those of :func:`read`."""
     allow_missing = options["allow_missing"]
     raw = as_raw(table, allow_missing=allow_missing)
     if isinstance(table, TransferTable):
         raise UsageError("SK102", "table", "a TransferTable holds no scores", "give the scores first, and the transfers as performance=...")
-    if performance is None or (isinstance(performance, str) and _is_column(raw, performance)):
+    if performance is None or (isinstance(performance, str) and is_column(raw, performance)):
         reading = read(recognise(raw, performance=performance, methods=methods), metric=metric, **options)
         return reading, reading
     scores = read(recognise(raw, methods=methods, role="scores"), **options)
@@ -207,14 +198,6 @@ def _relative(
     """Both readings with performances relative to a baseline; still one reading where they were one."""
     relative = relative_gain(transfers, baseline, alias=alias)
     return (relative, relative) if scores is transfers else (scores, relative)
-
-
-def _is_column(raw: RawTable, text: str) -> bool:
-    """Whether ``performance`` names columns of the table; else it is the path of a second one."""
-    if text in raw.columns or is_pattern(text):
-        return True
-    looks_like_path = os.sep in text or Path(text).suffix.lower() in (".csv", ".tsv", ".txt")
-    return not looks_like_path and not Path(text).is_file()
 
 
 def _enough(plain: Rectangle) -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from simkit.correlation.inference import Bootstraps, Nulls, bootstraps, max_t, nulls
 from simkit.correlation.joining import Rectangle
+from simkit.correlation.points import Points
 from simkit.correlation.reliability import ceiling_from_sd, ceiling_of_mean, noise_ceiling
 from simkit.correlation.resampling import Statistic, Weights, per_target
-from simkit.correlation.results import Interval, MethodResult, Mixed, Points, Pooled, TargetResult, Within
+from simkit.correlation.results import Interval, MethodResult, Mixed, Pooled, TargetResult, Within
 from simkit.correlation.stability import stabilities
 from simkit.correlation.statistics import (
     best_of_top,

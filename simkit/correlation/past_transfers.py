@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +13,7 @@ from simkit.correlation.combination import Rows, normal_scores
 from simkit.correlation.joining import SCRATCH, join, rectangle, same_data
 from simkit.correlation.orientation import directions
 from simkit.correlation.reading import Reading, average, read
-from simkit.correlation.recognition import Layout, Readable, as_raw, is_pattern, recognise
+from simkit.correlation.recognition import Layout, Readable, as_raw, is_column, recognise
 from simkit.errors import NotEnoughData, UsageError, nearest
 from simkit.tables import MISSING, RawTable, TransferTable
 
@@ -109,7 +107,7 @@ def _tables(target: str, table: Readable, performance: Readable | None, options:
     if isinstance(table, TransferTable):
         raise UsageError("SK102", "table", "a TransferTable holds no scores", "give the scores first, and the transfers as performance=...")
     raw = as_raw(table, allow_missing=options.allow_missing)
-    one = performance is None or (isinstance(performance, str) and _is_column(raw, performance))
+    one = performance is None or (isinstance(performance, str) and is_column(raw, performance))
     if performance is None and not _has_performance(raw):
         one, role = False, "no performance"
     else:
@@ -157,14 +155,6 @@ def _cut(target: str, names: set[str], scores: Layout, transfers: Layout, new: R
 
 def _first(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _is_column(raw: RawTable, text: str) -> bool:
-    """Whether ``performance`` names columns of the table; else it is the path of a second one."""
-    if text in raw.columns or is_pattern(text):
-        return True
-    looks_like_path = os.sep in text or Path(text).suffix.lower() in (".csv", ".tsv", ".txt")
-    return not looks_like_path and not Path(text).is_file()
 
 
 def _has_performance(raw: RawTable) -> bool:

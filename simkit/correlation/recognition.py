@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
 from simkit.correlation.numerals import has_decimal_comma, is_number
@@ -16,7 +17,7 @@ from simkit.tables import RawTable, ScoreTable, TransferTable, read_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Layout", "Readable", "as_raw", "is_pattern", "recognise"]
+__all__ = ["Layout", "Readable", "as_raw", "is_column", "is_pattern", "names_of", "recognise"]
 
 Readable: TypeAlias = Union[str, "os.PathLike[str]", "pd.DataFrame", RawTable, ScoreTable, TransferTable]
 """What is read as a table: a path, a DataFrame, or a table of simkit."""
@@ -60,6 +61,22 @@ class Layout:
 def is_pattern(text: str) -> bool:
     """Whether a name is a glob pattern such as ``fold_*``."""
     return any(character in text for character in "*?[")
+
+
+def is_column(raw: RawTable, text: str) -> bool:
+    """Whether a text that says where the performance is names columns of the table; else it is the path of a second one."""
+    if text in raw.columns or is_pattern(text):
+        return True
+    looks_like_path = os.sep in text or Path(text).suffix.lower() in (".csv", ".tsv", ".txt")
+    return not looks_like_path and not Path(text).is_file()
+
+
+def names_of(value: Sequence[str] | str, option: str) -> tuple[str, ...]:
+    """One name or several; UsageError for anything else."""
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError("SK102", option, f"{names!r} is not a list of names", f"give {option}=['name', ...]")
+    return names
 
 
 def as_raw(table: Readable, *, allow_missing: bool = False, name: str = "DataFrame") -> RawTable:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from simkit.correlation.combination import WAYS, Choice, Learner, LeftOut, left_out, order_quality, reliability, static_scores
 from simkit.correlation.past_transfers import Evidence, Options, evidence_for
 from simkit.correlation.predictive import DISTINGUISHED, Interval, Places, mean_interval, places
-from simkit.correlation.recognition import Readable
+from simkit.correlation.recognition import Readable, names_of
+from simkit.correlation.results import plain
 from simkit.errors import Problems, UsageError, nearest
 from simkit.recipe import rng_for
 
@@ -174,7 +175,7 @@ class Recommendation:
         from simkit import __version__
 
         versions = {"simkit": __version__, **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")}}
-        return {"answer": self.answer, **{f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}, "versions": versions}
+        return {"answer": self.answer, **{f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}, "versions": versions}
 
     def text(self, width: int = 100) -> str:
         """The answer and the tables for a terminal of that width."""
@@ -233,7 +234,7 @@ def recommend(
         >>> simkit.recommend("isic", "scores.csv", performance="transfer.csv").answer
     """
     _check(target, bootstraps, aggregate)
-    options = Options(_names(methods, "methods"), _names(distances, "distances"), _names(similarities, "similarities"),
+    options = Options(names_of(methods, "methods"), names_of(distances, "distances"), names_of(similarities, "similarities"),
                       tuple(alias), allow_missing, aggregate, metric, decimal)
     evidence = evidence_for(target, table, performance, options)
     baseline, note = _always(evidence, always)
@@ -250,13 +251,6 @@ def _check(target: str, bootstraps: int, aggregate: str | None) -> None:
     if aggregate not in (None, "mean"):
         problems.add("SK102", "aggregate", f"{aggregate!r} is not known", "give 'mean', or nothing to refuse rows of the same key")
     problems.raise_if_any(UsageError)
-
-
-def _names(value: Sequence[str] | str, option: str) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(name, str) for name in names):
-        raise UsageError("SK102", option, f"{names!r} is not a list of names", f"give {option}=['name', ...]")
-    return names
 
 
 def _always(evidence: Evidence, always: str | None) -> tuple[str, list[str]]:
@@ -399,13 +393,3 @@ def _candidates(evidence: Evidence, order: Floats, predicted: Floats | None, fou
             c != first and (worse is None or worse < DISTINGUISHED), None if static is None else 1 + int((static > static[c]).sum()), tried[c],
         ))
     return tuple(sorted(out, key=lambda one: (one.place, one.source)))
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from html import escape
 
 from simkit.correlation.combination import WAYS
+from simkit.correlation.lines import NONE, signed, table, wrapped
 from simkit.correlation.recommendation import Candidate, Recommendation, Strategy
 
 __all__ = ["answer", "recommendation_html", "recommendation_text"]
@@ -14,7 +14,6 @@ __all__ = ["answer", "recommendation_html", "recommendation_text"]
 HEAD = ("place", "source", "predicted", "expected place", "P(best)", "P(top 3)", "static list", "")
 EVIDENCE = ("taken", "regret", "mean Spearman", "targets", "own less it", "95 % interval")
 MEASURES = ("measure", "mean Spearman", "targets>0", "weight")
-NONE = "-"
 TIED = "tied"
 
 
@@ -51,20 +50,20 @@ def verdict(found: Recommendation) -> str:
 def recommendation_text(found: Recommendation, width: int = 100) -> str:
     """The whole Recommendation in plain text, wrapped to ``width`` columns."""
     width = max(40, width)
-    lines = [_wrapped(found.answer, width)]
+    lines = [wrapped(found.answer, width)]
     if said := verdict(found):
-        lines.append(_wrapped(f"evidence: {said}", width))
-    lines += ["", *_table(HEAD, [_cells(one, found) for one in found.candidates], width, left=(1, 7)), *_legend(found, width)]
+        lines.append(wrapped(f"evidence: {said}", width))
+    lines += ["", *table(HEAD, [_cells(one, found) for one in found.candidates], width, left=(1, 7)), *_legend(found, width)]
     if found.strategies:
-        lines += ["", *_table(EVIDENCE, [_strategy_cells(one) for one in found.strategies], width, left=(0,))]
-    lines += ["", _wrapped(_how(found), width)]
+        lines += ["", *table(EVIDENCE, [_strategy_cells(one) for one in found.strategies], width, left=(0,))]
+    lines += ["", wrapped(_how(found), width)]
     used = [one for one in found.measures if not one.left_out]
     if found.targets:
-        rows = [[one.method, _signed(one.spearman), f"{one.positive}/{one.targets}", _signed(one.weight)] for one in used]
-        lines += ["", *_table(MEASURES, rows, width, left=(0,))]
-    lines += ["", _wrapped(_size(found), width)]
-    lines += [_wrapped(f"warning: {warning}", width) for warning in found.warnings]
-    lines += [_wrapped(f"note: {note}", width) for note in found.notes]
+        rows = [[one.method, signed(one.spearman), f"{one.positive}/{one.targets}", signed(one.weight)] for one in used]
+        lines += ["", *table(MEASURES, rows, width, left=(0,))]
+    lines += ["", wrapped(_size(found), width)]
+    lines += [wrapped(f"warning: {warning}", width) for warning in found.warnings]
+    lines += [wrapped(f"note: {note}", width) for note in found.notes]
     return "\n".join(lines)
 
 
@@ -96,13 +95,13 @@ def _legend(found: Recommendation, width: int) -> list[str]:
         return []
     text = ("predicted: relative rank, 1 best, 0.50 nothing known; expected place: mean [95 % interval] of "
             f"{found.bootstraps} draws of past sources and targets; tied: not distinguishable from the first, which is better in fewer than 95 % of them")
-    return [_wrapped(text, width)]
+    return [wrapped(text, width)]
 
 
 def _strategy_cells(one: Strategy) -> list[str]:
     gap = NONE if one.difference is None else f"{one.difference:+.3f}"
     interval = NONE if one.interval is None else f"[{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]"
-    return [_named(one), NONE if one.regret is None else f"{one.regret:.3f}", _signed(one.spearman), str(one.targets), gap, interval]
+    return [_named(one), NONE if one.regret is None else f"{one.regret:.3f}", signed(one.spearman), str(one.targets), gap, interval]
 
 
 def _named(one: Strategy) -> str:
@@ -163,28 +162,3 @@ def _count(n: int, what: str) -> str:
 
 def _share(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
-
-
-def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, left: Sequence[int]) -> list[str]:
-    """Aligned rows; where they are wider than the terminal, a line "name: value, ..." per row."""
-    table = [[_plain(cell) for cell in row] for row in (head, *rows)]
-    sizes = [max(len(row[i]) for row in table) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(size) if i in left else cell.rjust(size) for i, (cell, size) in enumerate(zip(row, sizes, strict=True))).rstrip()
-             for row in table]
-    if max(map(len, lines)) <= width:
-        return lines
-    return [_wrapped(f"{' '.join(row[: left[0] + 1])}: " + ", ".join(f"{name} {cell}".strip() for name, cell in zip(head[left[0] + 1 :], row[left[0] + 1 :],
-            strict=True) if cell not in (NONE, "")), width) for row in table[1:]]
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(_plain(text), width, subsequent_indent="  ", break_on_hyphens=False))
-
-
-def _plain(name: str) -> str:
-    """A name without characters that would move the cursor of a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in name)

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from simkit.correlation.joining import Rectangle
+from simkit.correlation.points import Points
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Correlation", "Influence", "MethodResult", "Mixed", "Points", "Pooled", "Range", "Stability", "TargetResult", "Within"]
+__all__ = ["Correlation", "Influence", "MethodResult", "Mixed", "Pooled", "Range", "Stability", "TargetResult", "Within", "plain"]
 
 Interval = tuple[float, float]
-
-
-class Points(Sequence[tuple[str, float, float]]):
-    """(source, score as the method defines it, mean performance) of each source of a target; made when they are asked for.
-
-    A table of a thousand methods has millions of them.
-    """
-
-    def __init__(self, sources: Sequence[str], rows: NDArray[np.int64], scores: NDArray[np.float64], performances: NDArray[np.float64]):
-        self._sources, self._rows, self._scores, self._performances = sources, rows, scores, performances
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, float, float]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[tuple[str, float, float], ...]: ...
-
-    def __getitem__(self, index: int | slice) -> tuple[str, float, float] | tuple[tuple[str, float, float], ...]:
-        if isinstance(index, slice):
-            return tuple(self)[index]
-        row = self._rows[index]
-        return self._sources[row], float(self._scores[row]), float(self._performances[row])
-
-    def __iter__(self) -> Iterator[tuple[str, float, float]]:
-        for row in self._rows:
-            yield self._sources[row], float(self._scores[row]), float(self._performances[row])
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, (Points, tuple)) and tuple(self) == tuple(other)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self))
-
-    def __repr__(self) -> str:
-        return repr(tuple(self))
 
 
 @dataclass(frozen=True)
@@ -381,7 +341,7 @@ class Correlation:
 
         from simkit import __version__
 
-        out = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("with_self", "data")}
+        out = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("with_self", "data")}
         out["with_self"] = None if self.with_self is None else self.with_self.as_dict()
         out["versions"] = {"simkit": __version__, "numpy": version("numpy"), "scipy": version("scipy")}
         return out
@@ -425,11 +385,12 @@ def _ends(prefix: str, interval: Interval | None) -> dict[str, float | None]:
     return {f"{prefix}lower": lower, f"{prefix}upper": upper}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, Points)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
+from simkit.correlation.lines import NONE, plain, signed, table, wrapped
 from simkit.correlation.power import detectable, power_at
 from simkit.correlation.results import Correlation, Interval, MethodResult, Range, TargetResult
 
 __all__ = ["correlation_html", "correlation_text"]
 
 NAMES = {"spearman": "Spearman", "kendall": "Kendall", "weighted-tau": "weighted tau"}
-NONE = "-"
-
 MOST_METHODS, MOST_LISTED, MOST_LINES, MOST_DETAILS = 40, 12, 30, 36
 """Rows of the main table, methods in a list within a line, warnings and notes, and rows of the details that are printed unasked."""
 
@@ -26,23 +24,23 @@ LEGEND = ("CI: sources and targets resampled together; p: source labels permuted
 def correlation_text(found: Correlation, width: int = 100, *, details: bool | None = None) -> str:
     """The tables of a Correlation in plain text, wrapped to ``width`` columns."""
     width = max(40, width)
-    lines = [_wrapped(_title(found), width), ""]
+    lines = [wrapped(_title(found), width), ""]
     shown = found.methods[:MOST_METHODS]
     rows = [_cells(result) for result in shown] + [_cells(result, star="*") for result in found.baselines]
-    lines += _table(_head(found), rows, width)
+    lines += table(_head(found), rows, width)
     if len(shown) < len(found.methods):
-        lines.append(_wrapped(f"... {len(found.methods) - len(shown)} more methods (--json and --out have all)", width))
-    lines.append(_wrapped("* baseline: " + "; ".join(_baseline(one) for one in found.baselines), width))
-    lines.append(_wrapped(LEGEND, width))
-    lines += [_wrapped(line, width) for line in _differences(found)]
+        lines.append(wrapped(f"... {len(found.methods) - len(shown)} more methods (--json and --out have all)", width))
+    lines.append(wrapped("* baseline: " + "; ".join(_baseline(one) for one in found.baselines), width))
+    lines.append(wrapped(LEGEND, width))
+    lines += [wrapped(line, width) for line in _differences(found)]
     lines += ["", *_stability(found, width)]
-    lines += ["", _wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width), *_per_target(found, width)]
+    lines += ["", wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width), *_per_target(found, width)]
     lines += _details(found, width, details)
-    lines += ["", *(_wrapped(line, width) for line in _linear(found)), *(_wrapped(line, width) for line in _replicates(found))]
-    lines.append(_wrapped(f"resolution: {found.resolution}", width))
-    lines += [_wrapped(line, width) for line in _power(found)]
+    lines += ["", *(wrapped(line, width) for line in _linear(found)), *(wrapped(line, width) for line in _replicates(found))]
+    lines.append(wrapped(f"resolution: {found.resolution}", width))
+    lines += [wrapped(line, width) for line in _power(found)]
     lines += _with_self(found, width)
-    lines += ["", _wrapped(f"Reading: {_reading(found)}", width)]
+    lines += ["", wrapped(f"Reading: {_reading(found)}", width)]
     lines += _capped("warning", found.warnings, width) + _capped("note", found.notes, width)
     return "\n".join(lines)
 
@@ -63,7 +61,7 @@ def _title(found: Correlation) -> str:
     own = len(found.self_pairs)
     total = f"{found.n_pairs + own} pairs" if own else f"{found.n_pairs} pairs"
     left = f"; {own} self pair{'s' if own > 1 else ''} left out" if own else ""
-    metric = "" if found.metric == "performance" else f"; performance: {_plain(found.metric)}"
+    metric = "" if found.metric == "performance" else f"; performance: {plain(found.metric)}"
     how = "all orders of the sources" if found.joint_exact else f"{found.permutations} permutations of the sources"
     logit = "; logit for Pearson's r" if found.logit else ""
     return (f"{total}, {found.n_sources} sources, {found.n_targets} target{'s' if found.n_targets > 1 else ''}{left}{metric}{logit}; {how}; "
@@ -76,10 +74,10 @@ def _head(found: Correlation) -> tuple[str, ...]:
 
 def _cells(result: MethodResult, star: str = "") -> list[str]:
     if result.mean is None:
-        return [_plain(result.method) + star, NONE, "undefined", *[NONE] * 6]
+        return [plain(result.method) + star, NONE, "undefined", *[NONE] * 6]
     positive = NONE if result.method == "random" and star else f"{result.positive_targets}/{len(result.targets)}"
-    return [_plain(result.method) + star, positive, _signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
-            _three(result.regret), _signed(result.versus_static)]
+    return [plain(result.method) + star, positive, signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
+            _three(result.regret), signed(result.versus_static)]
 
 
 def _baseline(one: MethodResult) -> str:
@@ -88,13 +86,13 @@ def _baseline(one: MethodResult) -> str:
 
 def _differences(found: Correlation) -> list[str]:
     """Intervals that do not fit the table: of differences, and of the mean for these sources alone."""
-    versus = [f"{_plain(one.method)} {_signed(one.versus_static)} {_interval(one.versus_static_interval)}"
+    versus = [f"{plain(one.method)} {signed(one.versus_static)} {_interval(one.versus_static_interval)}"
               for one in (*found.methods, *found.baselines) if one.versus_static_interval is not None]
-    best = [f"{_plain(one.method)} {_signed(one.versus_best)} {_interval(one.versus_best_interval)}"
+    best = [f"{plain(one.method)} {signed(one.versus_best)} {_interval(one.versus_best_interval)}"
             for one in found.methods[1:] if one.versus_best_interval is not None]
-    fixed = [f"{_plain(one.method)} {_interval(one.fixed_sources_interval)}" for one in found.methods if one.fixed_sources_interval is not None]
+    fixed = [f"{plain(one.method)} {_interval(one.fixed_sources_interval)}" for one in found.methods if one.fixed_sources_interval is not None]
     return [f"{what}: {_listed(each)}" for what, each in (
-        ("vs static, 95 % CI", versus), (f"vs {_plain(found.methods[0].method)}, which has the highest mean here, 95 % CI", best),
+        ("vs static, 95 % CI", versus), (f"vs {plain(found.methods[0].method)}, which has the highest mean here, 95 % CI", best),
         ("these sources fixed, only targets resampled, 95 % CI", fixed)) if each]
 
 
@@ -106,12 +104,12 @@ def _stability(found: Correlation, width: int) -> list[str]:
     for one in results:
         s = one.stability
         influence = NONE if s.most_influential is None else (
-            f"{s.most_influential.kind} {_plain(s.most_influential.name)} ({_signed(s.most_influential.without)} without)")
-        rows.append([_plain(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
+            f"{s.most_influential.kind} {plain(s.most_influential.name)} ({signed(s.most_influential.without)} without)")
+        rows.append([plain(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
     if not rows:
         return []
     head = ("method", "one source", *(["one group"] if grouped else []), "one target", "most influential")
-    return [_wrapped(f"Range of the mean {NAMES[found.statistic]} when one is left out:", width), *_table(head, rows, width)]
+    return [wrapped(f"Range of the mean {NAMES[found.statistic]} when one is left out:", width), *table(head, rows, width)]
 
 
 def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
@@ -119,37 +117,37 @@ def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
     results = [*((one, "") for one in found.methods), *((one, "*") for one in found.baselines if one.method != "random" and not one.undefined)]
     count = sum(len(one.targets) for one, _ in results)
     if wanted is False or (wanted is None and count > MOST_DETAILS):
-        return [_wrapped(f"all coefficients per target ({count} rows): --details, --out or --json", width)]
+        return [wrapped(f"all coefficients per target ({count} rows): --details, --out or --json", width)]
     first = "Within each target (p: exact permutation test up to 9 sources; tau_w: weighted Kendall's tau, hyperbolic, additive, mean of both orders):"
     second = ("Taking the first source (Rel@k: best performance among the first k over the best of all; regret: beside that expected of a random source "
               "and that of the static list's first):")
-    rows = [(_plain(result.method) + star, one) for result, star in results for one in result.targets]
-    return ["", _wrapped(first, width), *_by_target(("n", "Spearman", "95 % CI", "p", "Kendall", "tau_w", "Pearson"), rows, _coefficients, width),
-            "", _wrapped(second, width), *_by_target(("chosen", "Rel@1", "Rel@3", "regret", "random", "static"), rows, _choice, width)]
+    rows = [(plain(result.method) + star, one) for result, star in results for one in result.targets]
+    return ["", wrapped(first, width), *_by_target(("n", "Spearman", "95 % CI", "p", "Kendall", "tau_w", "Pearson"), rows, _coefficients, width),
+            "", wrapped(second, width), *_by_target(("chosen", "Rel@1", "Rel@3", "regret", "random", "static"), rows, _choice, width)]
 
 
 def _by_target(
     head: tuple[str, ...], rows: Sequence[tuple[str, TargetResult]], cells: Callable[[TargetResult], list[str]], width: int,
 ) -> list[str]:
     """One table with a column of targets; where that is too wide, one a target."""
-    whole = _table(("method", "target", *head), [[name, _plain(one.target), *cells(one)] for name, one in rows], width)
+    whole = table(("method", "target", *head), [[name, plain(one.target), *cells(one)] for name, one in rows], width)
     if len(whole) == len(rows) + 1:
         return whole
     targets = dict.fromkeys(one.target for _, one in rows)
     return [line for target in targets
-            for line in _table((_plain(target), *head), [[name, *cells(one)] for name, one in rows if one.target == target], width)]
+            for line in table((plain(target), *head), [[name, *cells(one)] for name, one in rows if one.target == target], width)]
 
 
 def _coefficients(one: TargetResult) -> list[str]:
     if one.undefined:
         return [str(one.n), "undefined", *[NONE] * 5]
-    return [str(one.n), _signed(one.spearman), _interval(one.interval), _p(one.p_value), _signed(one.kendall),
-            _signed(one.weighted_tau), _signed(one.pearson)]
+    return [str(one.n), signed(one.spearman), _interval(one.interval), _p(one.p_value), signed(one.kendall),
+            signed(one.weighted_tau), signed(one.pearson)]
 
 
 def _choice(one: TargetResult) -> list[str]:
     numbers = (one.relative_at_1, one.relative_at_3, one.regret, one.random_regret, one.static_regret)
-    return [_plain(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
+    return [plain(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
 
 
 def _linear(found: Correlation) -> list[str]:
@@ -157,21 +155,21 @@ def _linear(found: Correlation) -> list[str]:
     lines = []
     values = "logit(performance)" if found.logit else "the raw values"
     if found.within:
-        each = [f"{_plain(name)} {one.r:+.2f} ({one.n} pairs{_self_within(found, name)})" for name, one in found.within.items()]
+        each = [f"{plain(name)} {one.r:+.2f} ({one.n} pairs{_self_within(found, name)})" for name, one in found.within.items()]
         lines.append(f"within-target r of {values} (its p would ignore that sources come back): {_listed(each)}")
     pools = [found.pooled, {} if found.with_self is None else found.with_self.pooled]
     for name, pool in ((name, pools[i][name]) for name in list(found.pooled)[:MOST_LISTED] for i in range(2) if name in pools[i]):
         value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, p = {pool.p_value:.4f}"
         of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
-        lines.append(f"pooled r of {values}, {_plain(name)}: {value} ({of})")
+        lines.append(f"pooled r of {values}, {plain(name)}: {value} ({of})")
     each = []
     for name, model in found.mixed.items():
         if model.slope is None or model.p_value is None:
-            each.append(f"{_plain(name)}: {model.problem or 'no standard error'}")
+            each.append(f"{plain(name)}: {model.problem or 'no standard error'}")
             continue
         state = "converged" if model.converged else "NOT converged"
         state += ", source variance at its boundary 0" if model.boundary else ""
-        each.append(f"{_plain(name)}: slope {model.slope:+.2f} (se {model.standard_error:.2f}, p about {_p(model.p_value)}, normal approximation; "
+        each.append(f"{plain(name)}: slope {model.slope:+.2f} (se {model.standard_error:.2f}, p about {_p(model.p_value)}, normal approximation; "
                     f"source variance {model.source_variance:.2f}, residual {model.residual_variance:.2f}; {state})")
     if each:
         lines.append(f"mixed model z(performance) ~ z(score) + target + (1 | source), REML: {_listed(each, '; ')}")
@@ -186,14 +184,14 @@ def _self_within(found: Correlation, method: str) -> str:
 
 def _replicates(found: Correlation) -> list[str]:
     """What replicates of performances and scores say about their noise."""
-    lines = [f"{what}: " + _listed(f"{_plain(target)} {value:.2f}" for target, value in values.items()) for what, values in (
+    lines = [f"{what}: " + _listed(f"{plain(target)} {value:.2f}" for target, value in values.items()) for what, values in (
         ("noise ceiling, one replicate of the performance against the mean of the others", found.noise_ceiling),
         ("ceiling of Spearman with the mean performance (sqrt of its reliability)", found.ceiling_of_mean)) if values]
     name = NAMES[found.statistic]
     for what, key in (("performance", "performance_replicates"), ("score", "score_replicates")):
-        each = [f"{_plain(one.method)} {_range(getattr(one.stability, key))}" for one in found.methods if getattr(one.stability, key) is not None]
+        each = [f"{plain(one.method)} {_range(getattr(one.stability, key))}" for one in found.methods if getattr(one.stability, key) is not None]
         lines += [f"mean {name} with one replicate of the {what} alone: {_listed(each)}"] if each else []
-    each = [f"{_plain(one.method)} {one.stability.score_reliability:.2f}" for one in found.methods if one.stability.score_reliability is not None]
+    each = [f"{plain(one.method)} {one.stability.score_reliability:.2f}" for one in found.methods if one.stability.score_reliability is not None]
     return lines + ([f"agreement of one replicate of the score with the others: {_listed(each)}"] if each else [])
 
 
@@ -213,7 +211,7 @@ def _with_self(found: Correlation, width: int) -> list[str]:
     if found.with_self is None:
         return []
     rows = [_cells(one) for one in found.with_self.methods[:MOST_METHODS]] + [_cells(one, star="*") for one in found.with_self.baselines]
-    return ["", _wrapped(f"With the {len(found.self_pairs)} self pairs ({found.with_self.n_pairs} pairs):", width), *_table(_head(found), rows, width)]
+    return ["", wrapped(f"With the {len(found.self_pairs)} self pairs ({found.with_self.n_pairs} pairs):", width), *table(_head(found), rows, width)]
 
 
 def _reading(found: Correlation) -> str:
@@ -226,9 +224,9 @@ def _reading(found: Correlation) -> str:
         power = power_at(found.power, 0.3)
         chance = "" if power is None else f" (power {power:.0%} for a true mean Spearman of 0.3)"
         return f"no method is distinguishable from chance with {size}{chance}."
-    each = _listed(f"{_plain(r.method)} (more similar sources transfer {'better' if (r.mean or 0.0) > 0 else 'WORSE'})" for r in seen)
+    each = _listed(f"{plain(r.method)} (more similar sources transfer {'better' if (r.mean or 0.0) > 0 else 'WORSE'})" for r in seen)
     better = [r for r in seen if r.versus_static_interval is not None and r.versus_static_interval[0] > 0]
-    static = f" Better than the static list: {_listed(_plain(r.method) for r in better)}." if better else (
+    static = f" Better than the static list: {_listed(plain(r.method) for r in better)}." if better else (
         " None is distinguishable from the static list, which ignores the target." if any(r.versus_static_interval is not None for r in seen) else "")
     return f"distinguishable from chance with {size} (adjusted p <= 0.05): {each}.{static}"
 
@@ -237,41 +235,27 @@ def _per_target(found: Correlation, width: int) -> list[str]:
     """One block of columns per as many targets as fit."""
     results = [*((result, "") for result in found.methods[:MOST_METHODS]),
                *((result, "*") for result in found.baselines if result.method != "random" and not result.undefined)]
-    columns = [[f"{_plain(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
+    columns = [[f"{plain(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
                for t, target in enumerate(found.targets)]
-    names = ["", *(_plain(result.method) + star for result, star in results)]
+    names = ["", *(plain(result.method) + star for result, star in results)]
     lines: list[str] = []
     block: list[list[str]] = []
-    for column in columns:
-        if block and sum(2 + max(map(len, cells)) for cells in (names, *block, column)) > width:
-            lines += _aligned([names, *block])
+    for column in [*columns, []]:
+        if block and (not column or sum(2 + max(map(len, cells)) for cells in (names, *block, column)) > width):
+            rows = list(zip(names, *block, strict=True))
+            lines += table(rows[0], rows[1:], max(width, sum(2 + max(map(len, cells)) for cells in (names, *block))))
             block = []
         block.append(column)
-    return lines + _aligned([names, *block])
+    return lines
 
 
 def _one(one: TargetResult) -> str:
     return "undefined" if one.spearman is None else f"{one.spearman:+.2f}{'*' if one.p_value is not None and one.p_value <= 0.05 else ' '}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Aligned rows; where they are wider than the terminal, a block of "name: value" lines per row."""
-    lines = _aligned([[head[i], *(row[i] for row in rows)] for i in range(len(head))])
-    if max(map(len, lines)) <= width:
-        return lines
-    return [_wrapped(f"{row[0]}: " + ", ".join(f"{name} {cell}" for name, cell in zip(head[1:], row[1:], strict=True) if cell != NONE), width) for row in rows]
-
-
-def _aligned(columns: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns: the first to the left, numbers to the right."""
-    sizes = [max(map(len, cells)) for cells in columns]
-    return ["  ".join(cells[row].ljust(size) if i == 0 else cells[row].rjust(size) for i, (cells, size) in enumerate(zip(columns, sizes, strict=True))).rstrip()
-            for row in range(len(columns[0]))]
-
-
 def _capped(word: str, lines: Sequence[str], width: int) -> list[str]:
-    out = [_wrapped(f"{word}: {_plain(line)}", width) for line in lines[:MOST_LINES]]
-    return out + ([_wrapped(f"{word}: ... and {len(lines) - MOST_LINES} more (--json has all)", width)] if len(lines) > MOST_LINES else [])
+    out = [wrapped(f"{word}: {plain(line)}", width) for line in lines[:MOST_LINES]]
+    return out + ([wrapped(f"{word}: ... and {len(lines) - MOST_LINES} more (--json has all)", width)] if len(lines) > MOST_LINES else [])
 
 
 def _listed(items: Iterable[str], separator: str = ", ") -> str:
@@ -287,22 +271,9 @@ def _range(value: Range | None) -> str:
     return NONE if value is None else f"{value.low:+.2f} to {value.high:+.2f}"
 
 
-def _signed(value: float | None) -> str:
-    return NONE if value is None else f"{value + 0.0:+.2f}"
-
-
 def _three(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
 def _p(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
-
-
-def _wrapped(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False))
-
-
-def _plain(name: str) -> str:
-    """A name without characters that would move the cursor of a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in name)
