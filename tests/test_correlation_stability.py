@@ -178,6 +178,16 @@ def test_relative_gain_goes_through_the_whole_analysis() -> None:
     assert found.text(200).startswith("32 pairs, 8 sources, 4 targets; 4 self pairs left out")
 
 
+def test_the_baseline_of_the_source_size_is_a_method_with_these_values() -> None:
+    frame = table()
+    frame = frame[frame["source"].str[1:] != frame["target"].str[1:]].assign(size_as_method=lambda one: one["source_size"])
+    found = run(frame, methods=["size=size_as_method"], distances=[], similarities=["size"])
+    method, baseline = found.methods[0], found.baselines[1]
+    assert baseline.method == "source-size"
+    for name in ("mean", "interval", "p_value", "regret", "versus_static", "versus_static_interval", "stability"):
+        assert getattr(method, name) == getattr(baseline, name), name
+
+
 # --- power ------------------------------------------------------------------------------------------------------------------------------------
 
 

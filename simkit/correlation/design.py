@@ -228,7 +228,7 @@ class Design:
         sizes = np.array([self.source_size.get(source, math.nan) for source in data.sources])
         if not np.isfinite(sizes).any():
             return _without("source-size", "the sizes of the sources are not known: give a column source_size", data.targets)
-        columns = np.repeat(sizes[:, None], len(data.targets), axis=1)
+        columns = np.where(np.isfinite(data.performance), sizes[:, None], np.nan)  # as a method has it: none for self pairs
         alone = replace(self, rectangle=replace(data, scores={"source-size": columns}, score_replicates={}))
         result = alone.methods({"source-size": True})[0][0]
         return replace(result, p_holm=None, p_max=None)
