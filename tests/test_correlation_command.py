@@ -31,9 +31,11 @@ def test_the_seed_study_is_printed_as_it_is(shared: Path, capsys: pytest.Capture
     assert correlate(str(table), "--replicates", "fold_*", "--methods", "task2vec=distance_*,expert=expert_distance", "--distance", "task2vec,expert",
                      "--include-self", "--pooled") == 0
     out = capsys.readouterr().out
-    assert out.startswith("24 pairs, 9 sources, 3 targets; 3 self pairs left out; ")
-    assert out.splitlines()[0].endswith("; seed 0")
-    rows = {line.split()[0]: line.split() for line in out.split("* baseline:")[0].splitlines()[3:] if line}
+    assert out.startswith("No method is distinguishable from chance with 9 sources and 3 targets (power ")
+    title = out.splitlines()[2]
+    assert title.startswith("24 pairs, 9 sources, 3 targets; 3 self pairs left out; ")
+    assert title.endswith("; seed 0")
+    rows = {line.split()[0]: line.split() for line in out.split("* baseline:")[0].splitlines()[5:] if line}
     assert rows["task2vec"][1:3] == ["2/3", "+0.25"]
     assert rows["expert"][1:3] == ["1/3", "-0.16"]
     assert rows["static*"][1:3] == ["2/3", "+0.35"]
@@ -44,12 +46,12 @@ def test_the_seed_study_is_printed_as_it_is(shared: Path, capsys: pytest.Capture
     assert re.search(r"chest \(7\) +isic \(7\) +pcam-middle \(7\)", per_target)
     assert re.search(r"task2vec +-0\.11 +\+0\.29 +\+0\.58", per_target)
     assert re.search(r"expert +-0\.78 +\+0\.42 +-0\.12", per_target)
-    assert "within-target r of the raw values (its p would ignore that sources come back): task2vec -0.46 (21 pairs, with self pairs -0.21)" in out
-    assert "pooled r of the raw values, task2vec: r = +0.3365, p = 0.1358 (21 pairs, self pairs left out)" in out
+    assert "within-target r of value and performance, as they stand; of a distance, negative is as hoped: task2vec -0.46 (21 pairs, with self pairs -0.21)" in out
+    assert "pooled r of value and performance as they stand, task2vec: r = +0.3365, p = 0.1358 (21 pairs, self pairs left out)" in out
     assert "noise ceiling, one replicate of the performance against the mean of the others: chest 0.94, isic 0.77, pcam-middle 0.99" in out
     assert "warning: task2vec: pooled over targets r = +0.34, within targets r = -0.46 (Simpson's paradox)" in out
     assert "|Spearman| must exceed 0.75" in out
-    assert "no method is distinguishable from chance with 9 sources and 3 targets" in out
+    assert "No method is distinguishable from chance with 9 sources and 3 targets" in out
 
 
 def test_out_writes_methods_and_targets_and_json_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +89,7 @@ def test_plot_draws_scatter_forest_and_map(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("width", ["60", "100", "200"])
 def test_details_are_printed_when_few_or_asked_for(width: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", width)
-    for arguments, there in (((), True), (("--details",), True), (("--no-details",), False)):
+    for arguments, there in (((), False), (("--details",), True), (("--no-details",), False)):
         assert example(*arguments, *BOTH) == 0
         out = capsys.readouterr().out
         assert ("Taking the first source" in out) is there
@@ -127,6 +129,6 @@ def test_nothing_defined_is_printed_and_has_its_own_status(tmp_path: Path, capsy
     path.write_text("source,target,auc,far\n" + "".join(f"{s},{t},0.5,{i}\n" for t in "tu" for i, s in enumerate("abcd")))
     assert correlate(str(path), "--distance", "far", *BOTH) == 7
     said = capsys.readouterr()
-    assert "no method has a defined correlation with 4 sources and 2 targets" in said.out
+    assert "No method has a defined correlation with 4 sources and 2 targets" in said.out
     assert "error[SK502] " in said.err
     assert "far: t: the performance is constant (4 sources)" in said.err

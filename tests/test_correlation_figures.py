@@ -173,7 +173,9 @@ def test_the_forest_plot_prints_mean_interval_p_and_adjusted_p(plain: Correlatio
     assert {"static (baseline)", "random (baseline)", "max-T", "mean Spearman correlation with performance, over targets"} <= set(texts)
     assert "source-size (baseline)" not in texts
     assert item.caption.endswith("Not drawn because undefined: source-size.")
-    assert "Pale bands are those for these sources alone, only targets resampled." in item.caption
+    bands = "Pale bands are those for these sources alone, only targets resampled."
+    assert (bands in item.caption) == any(one.fixed_sources_interval for one in plain.methods)
+    assert bands in by_name(correlation_figures(found(frame(targets=5))))["forest"].caption
 
 
 def test_baselines_are_diamonds_in_the_forest_plot(plain: Correlation) -> None:

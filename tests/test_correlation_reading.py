@@ -360,7 +360,8 @@ def test_missing_cells_are_refused_or_counted(write: Write) -> None:
     assert any("2 empty cells left out ('performance' in lines 5; 'far' in lines 2)" in note for note in result.notes)
     assert any("1 pairs have no performance (b -> u)" in note for note in result.notes)
     assert {one.target: one.n for one in result.methods[0].targets} == {"t": 3, "u": 3}
-    assert result.n_pairs == 6
+    assert result.n_pairs == 7  # one of the two has a performance and no score: it counts for the regret
+    assert any("far: has 6 of 7 pairs" in line for line in result.warnings)
 
 
 def test_short_rows_are_read_where_missing_is_allowed(tmp_path: Path) -> None:

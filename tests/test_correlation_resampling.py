@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from simkit.correlation import resampling
-from simkit.correlation.resampling import Permutations, Statistic, Weights, means_over_targets, per_target
+from simkit.correlation.resampling import Permutations, Statistic, Versus, Weights, means_over_targets, per_target
 
 RNG = np.random.default_rng
 ORACLES: dict[Statistic, Callable[..., object]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau, "weighted-tau": stats.weightedtau}
@@ -80,7 +80,7 @@ def test_targets_can_count_more_than_once_and_differences_are_taken_within_targe
     each = per_target(x, y, once)[:, :, 0]
     others = RNG(9).normal(size=(2, 7, 3))
     which = np.array([0, 1, 0, 1])
-    means, gaps = means_over_targets(x, y, once, counts=counts, versus=(others, which))
+    means, gaps = means_over_targets(x, y, once, counts=counts, versus=Versus(others, which, x))
     theirs = per_target(others, y, once)[:, :, 0]
     assert gaps is not None
     for b, count in enumerate(counts):

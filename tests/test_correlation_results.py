@@ -71,6 +71,8 @@ def test_the_study_within_targets(shared: Path) -> None:
     assert (static.mean_spearman, static.regret) == pytest.approx((0.353498, 0.0), abs=1e-6)
     assert (random.mean_spearman, random.regret) == pytest.approx((0.0, 0.043390), abs=1e-6)
     assert (task2vec.versus_static, expert.versus_static) == pytest.approx((-0.101235, -0.511597), abs=1e-6)
+    assert (task2vec.versus_static_common, expert.versus_static_common) == pytest.approx((-0.090515, -0.505551), abs=1e-6)  # without kimia
+    assert task2vec.versus_static_common_interval is not None
     assert [round(value, 2) for value in found.noise_ceiling.values()] == [0.94, 0.77, 0.99]
     assert all(found.ceiling_of_mean[target] > value for target, value in found.noise_ceiling.items())
     assert found.with_self is not None
@@ -82,7 +84,7 @@ def test_the_study_within_targets(shared: Path) -> None:
     assert any("few targets (3)" in line for line in found.warnings)
     assert "|Spearman| must exceed 0.75" in found.resolution
     text = found.text()
-    assert "no method is distinguishable from chance with 9 sources and 3 targets" in text
+    assert "No method is distinguishable from chance with 9 sources and 3 targets" in text
 
 
 @pytest.mark.shared
@@ -102,7 +104,8 @@ def test_the_two_files_of_the_study_join_and_agree_with_the_joint_one(shared: Pa
     joint = correlate(folder / "aucs_scores_distances_experts.csv", performance="fold_*", methods=STUDY["methods"][1], distances="expert", permutations=99,
                       bootstraps=50)
     assert found.methods[0].mean_spearman == joint.methods[0].mean_spearman
-    assert found.methods[0].p_value == joint.methods[0].p_value
+    assert [one.kendall for one in found.methods[0].targets] == [one.kendall for one in joint.methods[0].targets]
+    assert found.methods[0].regret == joint.methods[0].regret  # p differs: the experts rated pairs that were not run, which permutations use
     assert sum("cut short" in note for note in found.notes) == 1
     assert any("3 of 24 pairs have no performance" in note for note in found.notes)
 
@@ -181,7 +184,7 @@ def test_a_strong_method_is_found_and_exact_where_sources_are_few() -> None:
     assert far.method == "far"
     assert far.p_holm is not None
     assert far.p_holm <= 2 / 5040 + 1e-12
-    assert "distinguishable from chance with 7 sources and 6 targets (adjusted p <= 0.05): far (more similar sources transfer better)" in found.text(200)
+    assert "Distinguishable from chance with 7 sources and 6 targets (max-T p <= 0.05): far (more similar sources transfer better)" in found.text(200)
     wrong = run(frame(7, 6), distances=[], similarities=["far", "noise"])
     assert "far (more similar sources transfer WORSE)" in wrong.text(200)
     assert [one.method for one in wrong.methods] == ["noise", "far"]
@@ -205,7 +208,7 @@ def test_constant_columns_are_undefined_and_named() -> None:
     assert "undefined" in nothing.text()
     flat = run(table.assign(fold_1=0.7, fold_2=0.7))
     assert flat.methods[0].targets[0].undefined == "the performance is constant (7 sources)"
-    assert "no method has a defined correlation" in flat.text()
+    assert "No method has a defined correlation" in flat.text()
 
 
 def test_ties_few_sources_and_few_targets_are_warned_of() -> None:
@@ -268,6 +271,50 @@ def test_static_is_compared_on_the_sources_that_the_method_scores() -> None:
         static = ranks.drop(columns=one.target).mean(axis=1)
         gaps.append(one.spearman - stats.spearmanr(static[rows], y.loc[rows, one.target]).statistic)
     assert noise.versus_static == pytest.approx(np.mean(gaps))
+    assert noise.versus_static_common is None  # the static list knows all of them
+
+
+def test_the_difference_to_static_is_also_on_the_sources_that_both_have() -> None:
+    """Two sources occur in one target only, so the static list does not know them; on all others the score is the static list itself."""
+    table = frame(8, 3, signal=0.0)
+    only = {"s6": "t0", "s7": "t1"}
+    table = table[[only.get(s, t) == t for s, t in zip(table["source"], table["target"], strict=True)]]
+    mean = table.assign(y=table[["fold_1", "fold_2"]].mean(axis=1)).pivot(index="source", columns="target", values="y")
+    ranks = (mean.rank() - 0.5) / mean.notna().sum()
+    static = {(s, t): ranks.drop(columns=t).loc[s].mean() for s, t in zip(table["source"], table["target"], strict=True)}
+    table["copy"] = [static[s, t] if s not in only else -5.0 for s, t in zip(table["source"], table["target"], strict=True)]
+    found = run(table, methods=["copy"], distances=[], similarities=["copy"]).methods[0]
+    assert found.versus_static != pytest.approx(0.0, abs=1e-6)
+    assert found.versus_static_common == pytest.approx(0.0, abs=1e-12)
+    assert found.versus_static_common_interval == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert "on the sources that the static list knows" in run(table, methods=["copy"], distances=[], similarities=["copy"]).text(200)
+
+
+def test_self_pairs_have_no_p_values() -> None:
+    """A data set is nearest to itself whatever the measure, so a p-value with self pairs would say nothing about it."""
+    table = frame(8, 4)
+    table["target"] = table["target"].str.replace("t", "s")
+    found = run(table, include_self=True)
+    assert found.with_self is not None
+    for one in (*found.with_self.methods, *found.with_self.baselines):
+        assert (one.p_value, one.p_holm, one.p_max) == (None, None, None)
+        assert all(target.p_value is None for target in one.targets)
+    assert found.methods[0].p_value is not None
+    assert "no p-values, because a data set is nearest to itself" in found.text(200)
+
+
+def test_groups_of_sources_are_permuted_and_drawn_together() -> None:
+    table = frame(10, 4, signal=0.5)
+    groups = {f"s{i}": f"g{i // 2}" for i in range(10)}
+    plain, grouped = run(table), run(table.assign(source_group=table["source"].map(groups)))
+    assert not plain.grouped
+    assert grouped.grouped
+    assert [one.mean for one in plain.methods] == [one.mean for one in grouped.methods]
+    assert plain.methods[0].interval != grouped.methods[0].interval
+    assert plain.methods[0].p_value != grouped.methods[0].p_value
+    assert grouped.joint_exact  # 5! 2^5 = 3840 orders
+    assert any("the 10 sources are 5 groups (source_group), which are permuted and drawn as a whole" in line for line in grouped.warnings)
+    assert "groups of sources and targets resampled together" in grouped.text(300)
 
 
 def test_regret_is_against_the_best_of_all_sources_scored_or_not() -> None:
@@ -284,6 +331,21 @@ def test_regret_is_against_the_best_of_all_sources_scored_or_not() -> None:
     gone = next(one for one in correlate(nothing, performance="auc", similarities=["lacks", "has"], allow_missing=True, bootstraps=0).methods
                 if one.method == "lacks").targets[1]
     assert (gone.best_source, gone.chosen_source, gone.regret, gone.relative_at_1) == ("s5", "", None, None)
+
+
+def test_scores_without_a_performance_are_used_by_permutations_and_change_nothing_else() -> None:
+    """Targets on which few sources were run: a permutation brings scores of the others beside the performances that there are."""
+    table = frame(9, 3)
+    left = table[~((table["target"] == "t2") & table["source"].isin(["s6", "s7", "s8"]))]
+    scores, transfers = table[["source", "target", "far", "noise"]], left[["source", "target", "fold_1", "fold_2"]]
+    whole = correlate(scores, performance=transfers, distances=["far"], similarities=["noise"], allow_missing=True, permutations=99, bootstraps=50)
+    alone = run(left)
+    assert whole.data is not None
+    assert np.isfinite(whole.data.scores["far"]).all()
+    for one, other in zip(whole.methods, alone.methods, strict=True):
+        assert (one.mean, one.interval, one.regret, one.versus_static) == (other.mean, other.interval, other.regret, other.versus_static)
+    noise = [next(one for one in found.methods if one.method == "noise") for found in (whole, alone)]
+    assert noise[0].p_value != noise[1].p_value
 
 
 def test_resolution_knows_how_many_measures_there_are() -> None:
@@ -311,7 +373,7 @@ def test_the_difference_to_the_static_baseline_has_an_interval() -> None:
     low, high = far.versus_static_interval
     assert low < far.versus_static < high
     assert low > 0  # a strong measure against sources without an effect of their own
-    assert f"vs static, 95 % CI: far {far.versus_static:+.2f} [{low:+.2f}, {high:+.2f}], noise " in found.text(200)
+    assert f"vs static, 95 % CI, wide, not adjusted for the number of methods: far {far.versus_static:+.2f} [{low:+.2f}, {high:+.2f}], noise " in found.text(200)
     assert "Better than the static list: far." in found.text(300)
     assert found.frame[["versus_static_lower", "versus_static_upper"]].iloc[0].tolist() == [low, high]
     assert run(frame(6, 1)).methods[0].versus_static_interval is None
@@ -321,7 +383,7 @@ def test_the_difference_to_the_static_baseline_has_an_interval() -> None:
 def test_both_ceilings_say_what_they_are_of() -> None:
     text = run(frame(7, 3)).text(300)
     assert "noise ceiling, one replicate of the performance against the mean of the others: t0 " in text
-    assert "ceiling of Spearman with the mean performance (sqrt of its reliability): t0 " in text
+    assert "ceiling of Spearman with the mean performance (sqrt of its reliability; noise that replicates share" in text
 
 
 def test_frames_dictionary_and_page_hold_the_same_numbers() -> None:

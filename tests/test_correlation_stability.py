@@ -175,7 +175,7 @@ def test_relative_gain_goes_through_the_whole_analysis() -> None:
     assert points["s0"] == 0
     assert points["s3"] == pytest.approx(np.mean([100 * (other[f"fold_{r}"] / own[f"fold_{r}"] - 1) for r in range(3)]))
     assert found.self_pairs == ("s0 -> s0", "s1 -> s1", "s2 -> s2", "s3 -> s3")
-    assert found.text(200).startswith("32 pairs, 8 sources, 4 targets; 4 self pairs left out")
+    assert found.text(200).split("\n\n")[1].startswith("32 pairs, 8 sources, 4 targets; 4 self pairs left out")
 
 
 def test_the_baseline_of_the_source_size_is_a_method_with_these_values() -> None:
@@ -258,7 +258,7 @@ def test_mixed_model_is_the_maximum_of_the_restricted_likelihood() -> None:
 def test_mixed_model_says_when_it_stands_at_its_boundary_or_has_too_little() -> None:
     pytest.importorskip("statsmodels")
     few = mixed_model(RNG(0).normal(size=(7, 4)), RNG(1).normal(size=(7, 4)))
-    assert (few.slope, few.problem) == (None, "7 sources and 4 targets: the source variance needs 8 and 3")
+    assert (few.slope, few.problem) == (None, "7 sources and 4 targets: a mixed model needs 8 sources and 3 targets")
     flat = mixed_model(np.ones((9, 4)), RNG(1).normal(size=(9, 4)))
     assert flat.slope is None
     y = RNG(3).normal(size=(9, 4))

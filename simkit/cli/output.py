@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from simkit.files import check_writable, json_text, write_text
 from simkit.pipeline.progress import Progress
 from simkit.registry import Text
 
-__all__ = ["Output", "data_options", "device_options", "output_options", "settings"]
+__all__ = ["Output", "check_outputs", "data_options", "device_options", "output_options", "settings", "split"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,6 +53,7 @@ class Output(Progress):
         """Prints the result: JSON when asked for (to stdout for "-"), one id a line with -q, else text."""
         if self.json_target not in (None, "-"):
             write_text(str(self.json_target), json_text(value) + "\n")
+            self.say(f"wrote {self.json_target}")
         if self.json_target == "-":
             click.echo(json_text(value))
         elif self.quiet:
@@ -82,6 +84,29 @@ class _Said(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.output.say(record.getMessage())
+
+
+def split(texts: Sequence[str]) -> list[str]:
+    """Names given one by one or joined by commas."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def check_outputs(outputs: Sequence[str | os.PathLike[str] | None], inputs: Sequence[str | os.PathLike[str] | None]) -> None:
+    """Refuses, before any work, a file that could not be written, is one of the inputs, or would hold CSV under another name.
+
+    Raises:
+        UsageError: an output that is an input, or that another kind of file is expected to be behind (SK107, SK102).
+        ResourceError: an output that cannot be written.
+    """
+    read = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in outputs:
+        if path is None or path == "-":
+            continue
+        if os.path.realpath(path) in read:
+            raise UsageError("SK107", str(path), "is read by this command and would be overwritten", "write to another file")
+        if os.path.splitext(path)[1].lower() in (".xlsx", ".xls", ".ods", ".parquet"):
+            raise UsageError("SK102", str(path), "CSV is written, and the name says otherwise", "let the name end in .csv")
+        check_writable(path)
 
 
 def width() -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from simkit.cli.output import Output, output_options, width
+from simkit.cli.output import Output, check_outputs, output_options, split, width
 
 if TYPE_CHECKING:
     from simkit.correlation import Correlation
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(), default=None,
               help="Also write FILE.csv, one row a method and baseline, and FILE-targets.csv, one row a method and target.")
 @click.option("--plot", type=click.Path(), default=None, metavar="FOLDER",
-              help="Also draw, as SVG and PNG: similarity against transfer (one panel a target), forest plot of the methods, heat map of the performance.")
+              help="Also draw, as SVG and PNG, with captions.txt: similarity against transfer (one panel a target), forest plot, heat map of the performance.")
 @output_options
 def correlate(
     table: str, performance: str | None, replicates: str | None, methods: tuple[str, ...], distances: tuple[str, ...], similarities: tuple[str, ...],
@@ -60,20 +60,18 @@ def correlate(
     """
     from simkit.correlation import correlate as correlate_table
     from simkit.errors import NotEnoughData, UsageError
-    from simkit.files import check_writable
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
     if replicates is not None and performance is not None:
         raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
-    if out:
-        check_writable(out)
-        check_writable(_targets_file(out))
-    if plot:
-        check_writable(Path(plot) / "captions.txt")
+    if plot and Path(plot).is_file():
+        raise UsageError("SK102", "--plot", f"{plot} is a file, a folder is wanted", "name a folder; it is made when missing")
+    check_outputs([out], [table, performance])
+    check_outputs([_targets_file(out) if out else None, json_target, Path(plot) / "captions.txt" if plot else None], [table, performance])
     result = correlate_table(
-        table, performance=replicates if performance is None else performance, methods=_split(methods), distances=_split(distances),
-        similarities=_split(similarities), include_self=include_self, pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing,
+        table, performance=replicates if performance is None else performance, methods=split(methods), distances=split(distances),
+        similarities=split(similarities), include_self=include_self, pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing,
         aggregate=aggregate, metric=metric, baseline=baseline, statistic=statistic, logit=logit, mixed=mixed, decimal=decimal, permutations=permutations,
         bootstraps=bootstraps, seed=seed, jobs=jobs,
     )
@@ -90,11 +88,6 @@ def correlate(
         fix = "a score and a performance must differ between at least three sources of a target"
         raise NotEnoughData("SK502", table, f"no method has a defined correlation ({why})", fix)
     return 0
-
-
-def _split(texts: tuple[str, ...]) -> list[str]:
-    """Names given one by one or joined by commas."""
-    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
 def _targets_file(out: str) -> Path:

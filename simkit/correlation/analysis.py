@@ -63,7 +63,7 @@ def correlate(
         aggregate: "mean" averages rows of the same key, instead of refusing them.
         metric: of the performance ("auc" demands values in 0..1); None takes it from the table.
         baseline: "self" or "scratch" turns performances into the gain in percent over the target pretrained on itself, or over training
-            from scratch, replicate by replicate.
+            from scratch, replicate by replicate. With replicates the mean of ratios can order sources otherwise than the mean performance.
         statistic: the coefficient whose mean over targets is primary: "spearman", "kendall" (tau-b) or "weighted-tau".
         logit: takes Pearson's, within-target and pooled correlations and the mixed model on logit(performance), for AUC near 1. Nothing
             that depends on ranks alone changes.
@@ -108,8 +108,8 @@ def correlate(
     with_self = None
     if include_self:
         everything = replace(design, rectangle=rectangle(joined, include_self=True))
-        with_self = replace(_correlation(everything, found, transfers.metric, mixed=False), pooled=_pools(everything, includes_self=True) if pooled else {},
-                            baseline=baseline)
+        with_self = replace(_without_p(_correlation(everything, found, transfers.metric, mixed=False)), baseline=baseline,
+                            pooled=_pools(everything, includes_self=True) if pooled else {})
     reading_notes = scores.notes if scores is transfers else (*scores.notes, *transfers.notes)
     notes = (*reading_notes, *found.notes, *joined.notes, _self_note(joined, include_self))
     warnings = (*found.warnings, *joined.warnings, *_simpson(pools, result.within), *result.warnings)
@@ -225,14 +225,22 @@ def _correlation(design: Design, found: Directions, metric: str, *, mixed: bool)
     within = {name: one for name, raw in data.scores.items() if (one := design.within(raw)) is not None}
     models = {name: design.mixed(raw, higher_is_better=found.higher_is_better[name]) for name, raw in data.scores.items()} if mixed else {}
     noise_ceiling, ceiling_of_mean = design.agreement()
-    power = power_curve(data.performance, seed=options.seed, jobs=options.jobs)
+    power = power_curve(data.performance, seed=options.seed, exchange=design.exchange, jobs=options.jobs)
     return Correlation(
         methods=tuple(results), baselines=design.baselines(), n_pairs=data.n_pairs, n_sources=len(data.sources), n_targets=len(data.targets),
         targets=data.targets, sources=data.sources, metric=metric, notes=(), warnings=_warnings(design, results), pooled={}, with_self=None,
         seed=options.seed, permutations=options.permutations, bootstraps=options.bootstraps, resolution=_resolution(design, nulls),
         noise_ceiling=noise_ceiling, ceiling_of_mean=ceiling_of_mean, within=within, joint_exact=nulls.exact, statistic=options.statistic,
-        logit=options.logit, power=power, mixed=models, groups=design.groups, data=data,
+        logit=options.logit, power=power, mixed=models, groups=design.groups, grouped=design.exchange.grouped,
+        data=data,
     )
+
+
+def _without_p(found: Correlation) -> Correlation:
+    """Self pairs are nearest and mostly transfer best by construction: two measures that know nothing of each other agree on them."""
+    methods, baselines = (tuple(replace(one, p_value=None, p_holm=None, p_max=None, targets=tuple(replace(t, p_value=None) for t in one.targets))
+                                for one in results) for results in (found.methods, found.baselines))
+    return replace(found, methods=methods, baselines=baselines, resolution="", power=())
 
 
 def _pools(design: Design, *, includes_self: bool = False) -> dict[str, Pooled]:
@@ -254,6 +262,10 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
     n_targets = len(data.targets)
     if n_targets < FEW_TARGETS:
         out.append(f"few targets ({n_targets}): intervals over targets are indicative only")
+    exchange = design.exchange
+    if exchange.grouped:
+        out.append(f"the {len(data.sources)} sources are {len(set(exchange.group))} groups (source_group), which are permuted and drawn as a whole: whole "
+                   "groups of the same size change places, and sources within a group")
     if n_targets == 2:
         out.append("2 targets: the static baseline ranks the sources of each by the other alone")
     few = [f"{name} ({n})" for name, n in zip(data.targets, np.isfinite(data.performance).sum(0), strict=True) if n < FEW_SOURCES]
@@ -288,7 +300,8 @@ def _simpson(pools: Mapping[str, Pooled], within: Mapping[str, Within]) -> list[
             continue
         inside = within[name].r
         if pool.pearson * inside < 0 or abs(pool.pearson) - abs(inside) > SIMPSON:
-            out.append(f"{name}: pooled over targets r = {pool.pearson:+.2f}, within targets r = {inside:+.2f} (Simpson's paradox): "
+            what = "Simpson's paradox" if pool.pearson * inside < 0 else "pooled exceeds within"
+            out.append(f"{name}: pooled over targets r = {pool.pearson:+.2f}, within targets r = {inside:+.2f} ({what}): "
                        "the pooled value mixes in differences between targets; read the one within")
     return out
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.correlation.exchange import Exchange
 from simkit.correlation.inference import Bootstraps, Nulls, bootstraps, max_t, nulls
 from simkit.correlation.joining import Rectangle
 from simkit.correlation.points import Points
@@ -88,6 +89,11 @@ class Design:
         """(S, T) the performances for coefficients that are not of ranks: as they are, or their logits."""
         return logit_of(self.rectangle.performance) if self.options.logit else self.rectangle.performance
 
+    @cached_property
+    def exchange(self) -> Exchange:
+        """Which sources may change places, and which are drawn together."""
+        return Exchange.of(self.rectangle.sources, self.groups)
+
     def methods(self, higher_is_better: Mapping[str, bool]) -> tuple[list[MethodResult], Nulls]:
         """The results of all methods, best first, undefined ones last; and the statistic of each (in that order) in every permutation."""
         data, options = self.rectangle, self.options
@@ -100,11 +106,15 @@ class Design:
         adjusted, largest = holm(plain), max_t(found)
         stability = stabilities(data, oriented, signs, self.groups, statistic=options.statistic, jobs=options.jobs)
         per = self.targets(oriented, np.stack([data.scores[name] for name in names]))
-        versus = self._versus_static(oriented)
+        versus, common = self._versus_static(oriented)
         results = []
         for m, name in enumerate(names):
             one = self._result(name, bool(signs[m] > 0), per[m], float(found.observed[m]), plain[m], boot, m)
-            results.append(replace(one, p_holm=adjusted[m], p_max=largest[m], stability=stability[m], versus_static=None if one.undefined else versus[m]))
+            one = replace(one, p_holm=adjusted[m], p_max=largest[m], stability=stability[m])
+            if not one.undefined:
+                interval = None if boot is None or common[m] is None else boot.versus_common_interval(m)
+                one = replace(one, versus_static=versus[m], versus_static_common=common[m], versus_static_common_interval=interval)
+            results.append(one)
         order = sorted(range(len(names)), key=lambda m: (results[m].mean is None, -(results[m].mean or 0.0), names[m]))
         best = order[0]
         for m in order[1:]:
@@ -119,24 +129,32 @@ class Design:
 
     def _nulls(self, oriented: Floats) -> Nulls:
         options = self.options
-        return nulls(oriented, self.rectangle.performance, permutations=options.permutations, seed=options.seed, statistic=options.statistic, jobs=options.jobs)
+        return nulls(oriented, self.rectangle.performance, permutations=options.permutations, seed=options.seed, exchange=self.exchange,
+                     statistic=options.statistic, jobs=options.jobs)
 
     def _bootstraps(self, oriented: Floats) -> Bootstraps | None:
         options = self.options
         return bootstraps(oriented, self.rectangle.performance, static=self.static, count=options.bootstraps, seed=options.seed,
-                          statistic=options.statistic, jobs=options.jobs)
+                          exchange=self.exchange, statistic=options.statistic, jobs=options.jobs)
 
     def _once(self, x: Floats) -> Floats:
         """(M, T) the coefficients of the data themselves."""
         once = Weights(np.ones((1, len(self.rectangle.sources))))
         return per_target(x, self.rectangle.performance, once, statistic=self.options.statistic, jobs=self.options.jobs)[:, :, 0]
 
-    def _versus_static(self, oriented: Floats) -> list[float | None]:
-        """Mean over targets of the difference to the static baseline on the same sources, one a method."""
+    def _versus_static(self, oriented: Floats) -> tuple[list[float | None], list[float | None]]:
+        """Mean over targets of the difference to the static baseline on the sources of the method, and on those that both have where that is another.
+
+        One a method.
+        """
+        nothing: list[float | None] = [None] * len(oriented)
         if self.static is None:
-            return [None] * len(oriented)
-        gaps = self._once(oriented) - self._once(np.where(np.isfinite(oriented), self.static, np.nan))
-        return [_defined(value) for value in mean_defined(gaps.T)]
+            return nothing, nothing
+        static = self._once(np.where(np.isfinite(oriented), self.static, np.nan))
+        plain = [_defined(value) for value in mean_defined((self._once(oriented) - static).T)]
+        lacking = np.isfinite(oriented) & ~np.isfinite(self.static)
+        common = mean_defined((self._once(np.where(lacking, np.nan, oriented)) - static).T)
+        return plain, [_defined(value) if lacking[m].any() else None for m, value in enumerate(common)]
 
     def _result(
         self, name: str, higher: bool, targets: tuple[TargetResult, ...], mean: float, p: float | None, boot: Bootstraps | None, m: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -28,8 +28,8 @@ class Joined:
     """Scores and performances under the same names.
 
     Attributes:
-        scores: method -> (source, target) -> score as the method defines it; only pairs that have a performance.
-        performance: (source, target) -> replicate -> performance; only pairs that have a score.
+        scores: method -> (source, target) -> score as the method defines it; only sources and targets that have a pair with a performance.
+        performance: (source, target) -> replicate -> performance; of two tables only pairs that have a score.
         source_size: source -> number of images, where known.
         notes: what was renamed and left out.
         warnings: aliases of names that no table holds, data sets that count twice, and names that are almost the same.
@@ -131,8 +131,12 @@ def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]
         message = f"no pair has both a score ({len(scored)} pairs) and a performance ({len(performed)} pairs)"
         raise DataError("SK209", transfers.name, message, "check that both tables name the same sources and targets")
     warnings += _twice(both if include_self else both - self_pairs, root)
+    rows, columns = {source for source, _ in both}, {target for _, target in both}
+    # scores of pairs without a performance count where permutations bring them beside one, and performances without a score for the regret
+    shown = both | {pair for pair in scored - self_pairs if pair[0] in rows and pair[1] in columns}
+    measured = both if scores is not transfers else both | {pair for pair in performed - self_pairs - scratch if pair[0] in rows and pair[1] in columns}
     return Joined(
-        {method: _kept(pairs, rename, both) for method, pairs in scores.scores.items()}, {pair: transfers.performance[pair] for pair in sorted(both)},
+        {method: _kept(pairs, rename, shown) for method, pairs in scores.scores.items()}, {pair: transfers.performance[pair] for pair in sorted(measured)},
         {rename.get(name, name): size for name, size in (*scores.source_size.items(), *transfers.source_size.items())}, tuple(notes), tuple(warnings),
         self_pairs & both, {method: _kept(pairs, rename, both) for method, pairs in scores.score_replicates.items()}, _groups(scores, transfers, rename),
         {pair: sd for pair, sd in transfers.performance_sd.items() if pair in both},
@@ -227,17 +231,17 @@ def rectangle(joined: Joined, *, include_self: bool) -> Rectangle:
     pairs = [pair for pair in joined.performance if include_self or pair not in joined.self_pairs]
     sources, targets = sorted({source for source, _ in pairs}), sorted({target for _, target in pairs})
     row, column = ({name: index for index, name in enumerate(names)} for names in (sources, targets))
-    shape = (len(sources), len(targets))
-    performance = np.full(shape, math.nan)
+    performance = np.full((len(sources), len(targets)), math.nan)
     common, warnings = _common_replicates({pair: joined.performance[pair] for pair in pairs})
     for source, target in pairs:
         said = joined.performance[source, target]
         performance[row[source], column[target]] = average(said[label] for label in common[target] or said)
-    scores = {method: _matrix(values, pairs, row, column, shape) for method, values in joined.scores.items()}
-    layers = {method: _layers(values, pairs, row, column, shape) for method, values in joined.score_replicates.items()}
-    noise = _matrix(joined.performance_sd, pairs, row, column, shape)
+    left_out = frozenset() if include_self else joined.self_pairs
+    scores = {method: _matrix(values, left_out, row, column) for method, values in joined.scores.items()}
+    layers = {method: _layers(values, left_out, row, column) for method, values in joined.score_replicates.items()}
+    noise = _matrix(joined.performance_sd, left_out, row, column)
     return Rectangle(
-        tuple(sources), tuple(targets), performance, _layers(joined.performance, pairs, row, column, shape), scores, tuple(warnings), layers,
+        tuple(sources), tuple(targets), performance, _layers(joined.performance, left_out, row, column), scores, tuple(warnings), layers,
         noise if np.isfinite(noise).any() else None,
     )
 
@@ -263,20 +267,20 @@ def _common_replicates(performance: Mapping[Pair, Mapping[str, float]]) -> tuple
     return common, warnings
 
 
-def _matrix(
-    values: Mapping[Pair, float], pairs: Sequence[Pair], row: Mapping[str, int], column: Mapping[str, int], shape: tuple[int, int],
-) -> NDArray[np.float64]:
-    out = np.full(shape, math.nan)
-    for pair in pairs:
-        if pair in values:
-            out[row[pair[0]], column[pair[1]]] = values[pair]
+def _matrix(values: Mapping[Pair, float], left_out: Collection[Pair], row: Mapping[str, int], column: Mapping[str, int]) -> NDArray[np.float64]:
+    """(S, T) the values of these sources and targets, without those that are left out."""
+    out = np.full((len(row), len(column)), math.nan)
+    for pair, value in values.items():
+        if pair not in left_out and pair[0] in row and pair[1] in column:
+            out[row[pair[0]], column[pair[1]]] = value
     return out
 
 
 def _layers(
-    values: Mapping[Pair, Mapping[str, float]], pairs: Sequence[Pair], row: Mapping[str, int], column: Mapping[str, int], shape: tuple[int, int],
+    values: Mapping[Pair, Mapping[str, float]], left_out: Collection[Pair], row: Mapping[str, int], column: Mapping[str, int],
 ) -> NDArray[np.float64]:
-    """One matrix a label, in order of the labels."""
-    labels = sorted({label for pair in pairs for label in values.get(pair, ())})
-    alone = ({pair: labelled[label] for pair, labelled in values.items() if label in labelled} for label in labels)
-    return np.array([_matrix(of_label, pairs, row, column, shape) for of_label in alone]).reshape(-1, *shape)
+    """(R, S, T) one matrix a label, in order of the labels."""
+    kept = {pair: labelled for pair, labelled in values.items() if pair not in left_out}
+    labels = sorted({label for labelled in kept.values() for label in labelled})
+    alone = ({pair: labelled[label] for pair, labelled in kept.items() if label in labelled} for label in labels)
+    return np.array([_matrix(of_label, left_out, row, column) for of_label in alone]).reshape(-1, len(row), len(column))

@@ -42,7 +42,7 @@ def mixed_model(x: Floats, y: Floats) -> Mixed:
     sources, targets, scores, performances = _standardised(x, y)
     n, n_sources, n_targets = len(scores), len(set(sources)), len(set(targets))
     if n_sources < FEWEST_SOURCES or n_targets < FEWEST_TARGETS:
-        why = f"{n_sources} sources and {n_targets} targets: the source variance needs {FEWEST_SOURCES} and {FEWEST_TARGETS}"
+        why = f"{n_sources} sources and {n_targets} targets: a mixed model needs {FEWEST_SOURCES} sources and {FEWEST_TARGETS} targets"
         return Mixed(None, None, None, None, None, False, False, n, why)
     design = np.column_stack([scores, (targets[:, None] == np.unique(targets)[None, :]).astype(float)])
     try:
@@ -62,6 +62,8 @@ def _fitted(performances: Floats, design: Floats, sources: NDArray[np.int64]) ->
         if not fit.converged:
             fit = model.fit(reml=True, method="powell")
     residual, source = float(fit.scale), float(np.asarray(fit.cov_re)[0, 0])
+    if _deviance(performances, design, sources, 0.0)[0] <= _deviance(performances, design, sources, source / residual)[0]:
+        source, residual = 0.0, _deviance(performances, design, sources, 0.0)[1]  # the optimiser stopped short of the boundary
     slope, error = _generalised_least_squares(performances, design, sources, source / residual, residual)
     p = float(2 * norm.sf(abs(slope) / error))
     return Mixed(slope, error, p, source, residual, bool(fit.converged), source <= ZERO * residual, len(performances))
@@ -74,6 +76,17 @@ def _generalised_least_squares(performances: Floats, design: Floats, sources: ND
     information = design.T @ weighted[:, :-1]
     coefficients = np.linalg.solve(information, design.T @ weighted[:, -1])
     return float(coefficients[0]), float(np.sqrt(residual * np.linalg.inv(information)[0, 0]))
+
+
+def _deviance(performances: Floats, design: Floats, sources: NDArray[np.int64], ratio: float) -> tuple[float, float]:
+    """-2 log of the restricted likelihood (up to a constant), and the residual variance, for a ratio of source to residual variance."""
+    covariance = np.eye(len(sources)) + ratio * (sources[:, None] == sources[None, :])
+    weighted = np.linalg.solve(covariance, np.column_stack([design, performances]))
+    information = design.T @ weighted[:, :-1]
+    coefficients = np.linalg.solve(information, design.T @ weighted[:, -1])
+    degrees = len(performances) - design.shape[1]
+    scale = float((performances - design @ coefficients) @ (weighted[:, -1] - weighted[:, :-1] @ coefficients)) / degrees
+    return float(degrees * np.log(scale) + np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1]), scale
 
 
 def _standardised(x: Floats, y: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from simkit.correlation.exchange import Exchange
 from simkit.correlation.resampling import Permutations, Weights, means_over_targets
 from simkit.recipe import rng_for
 
@@ -26,24 +27,28 @@ SOURCE_EFFECT = 0.5
 POWERFUL = 0.8
 
 
-def power_curve(y: Floats, *, seed: int, jobs: int = 0) -> tuple[tuple[float, float], ...]:
+def power_curve(y: Floats, *, seed: int, exchange: Exchange | None = None, jobs: int = 0) -> tuple[tuple[float, float], ...]:
     """(true mean Spearman, probability that p <= 0.05), from no to perfect correlation.
 
     Scores are simulated around the performances of the table, with noise of which half belongs to the source and half to the pair; each is
-    tested with joint permutations of the sources. The true mean is that over the simulated scores of a strength. The power is that of one
-    method, not adjusted for several, and for a table of just these performances.
+    tested with joint permutations of the sources (of groups, where there are any). The true mean is that over the simulated scores of a
+    strength. The power is that of one method, not adjusted for several, and for a table of just these performances; its Monte-Carlo error is
+    about 3 %.
 
     Args:
         y: (S, T) performances, NaN where missing.
         seed: of the simulation.
+        exchange: which sources may change places; None for all.
         jobs: threads; 0 for as many as BLAS may use.
     """
     rng = rng_for("correlate", "power", seed)
     shape = (len(STRENGTHS), SIMULATED, *y.shape)
-    noise = np.sqrt(SOURCE_EFFECT) * rng.normal(size=(*shape[:3], 1)) + np.sqrt(1 - SOURCE_EFFECT) * rng.normal(size=shape)
+    exchange = exchange or Exchange(tuple(range(len(y))))
+    effect = rng.normal(size=(*shape[:3], 1))[:, :, list(exchange.group) if exchange.grouped else slice(None)]
+    noise = np.sqrt(SOURCE_EFFECT) * effect + np.sqrt(1 - SOURCE_EFFECT) * rng.normal(size=shape)
     strength = STRENGTHS[:, None, None, None]
     x = (strength * _normal_scores(y) + np.sqrt(1 - strength**2) * noise).reshape(-1, *y.shape)
-    orders = rng.permuted(np.tile(np.arange(len(y)), (ORDERS, 1)), axis=1)
+    orders, _ = exchange.orders(ORDERS, rng, sampled=True)
     observed = means_over_targets(x, y, Weights(np.ones((1, len(y)))), jobs=jobs)[0]
     resampled = means_over_targets(x, y, Permutations(orders), jobs=jobs)[0]
     larger = (~(np.abs(resampled) < np.abs(observed) - 1e-9)).sum(1)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from simkit.transport.threads import each
 
-__all__ = ["STATISTICS", "Permutations", "Resamples", "Statistic", "Weights", "means_over_targets", "per_target"]
+__all__ = ["STATISTICS", "Permutations", "Resamples", "Statistic", "Versus", "Weights", "means_over_targets", "per_target"]
 
 Floats: TypeAlias = NDArray[np.float64]
 Statistic = Literal["spearman", "kendall", "weighted-tau"]
@@ -38,7 +38,7 @@ COLUMNS = 4_000_000
 """Numbers in one block of methods and resamples, and of pairs and methods."""
 
 EXACT_IN_FLOAT32 = 300
-"""Largest number of sources for which every sum of a resample (at most S^3 / 2 quarters) is exact in 24 bits."""
+"""Largest total weight N for which every sum of a resample (at most N^3 / 2 quarters) is exact in 24 bits."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Weights:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def largest(self) -> float:
+        """The largest total weight."""
+        return float(self.weights.sum(1).max(initial=0.0))
 
     def block(self, part: slice) -> Weights:
         return Weights(self.weights[part])
@@ -77,6 +82,11 @@ class Permutations:
 
     def __len__(self) -> int:
         return len(self.orders)
+
+    @property
+    def largest(self) -> float:
+        """The largest total weight."""
+        return float(self.orders.shape[1])
 
     def block(self, part: slice) -> Permutations:
         return Permutations(self.orders[part])
@@ -108,6 +118,21 @@ class _Paired:
     centred: Floats
 
 
+@dataclass(frozen=True)
+class Versus:
+    """What methods are compared with, in the same resamples.
+
+    Attributes:
+        scores: (K, S, T) the other scores.
+        which: (M,) which of them each method is compared with.
+        own: (M, S, T) the scores of the methods for the comparison: without those that the others lack.
+    """
+
+    scores: Floats
+    which: NDArray[np.int64]
+    own: Floats
+
+
 def per_target(x: Floats, y: Floats, resamples: Resamples, *, statistic: Statistic = "spearman", jobs: int = 0) -> Floats:
     """(M, T, B) rank correlations within each target; NaN where undefined.
 
@@ -122,7 +147,7 @@ def per_target(x: Floats, y: Floats, resamples: Resamples, *, statistic: Statist
 
 
 def means_over_targets(
-    x: Floats, y: Floats, resamples: Resamples, *, counts: Floats | None = None, versus: tuple[Floats, NDArray[np.int64]] | None = None,
+    x: Floats, y: Floats, resamples: Resamples, *, counts: Floats | None = None, versus: Versus | None = None,
     statistic: Statistic = "spearman", jobs: int = 0,
 ) -> tuple[Floats, Floats | None]:
     """(M, B) means over the targets that define it; NaN where none does. And of the difference to other scores, where these are given.
@@ -132,7 +157,7 @@ def means_over_targets(
         y: (S, T) performances.
         resamples: of the sources.
         counts: (B, T) how often each target counts in each resample; None for once.
-        versus: (K, S, T) other scores, and for each method which of them it is compared with: the difference is taken in each target.
+        versus: other scores; the difference is taken in each target.
         statistic: which coefficient.
         jobs: threads; 0 for as many as BLAS may use.
     """
@@ -148,8 +173,10 @@ def means_over_targets(
             found = _within(x[part, :, t], y[:, t], resamples, statistic, jobs)
             sums.add(found, count)
             if versus is not None:
-                others = _within(versus[0][:, :, t], y[:, t], resamples, statistic, jobs)
-                differences.add(found - others[versus[1][part]], count)
+                others = _within(versus.scores[:, :, t], y[:, t], resamples, statistic, jobs)
+                own = versus.own[part, :, t]
+                same = np.array_equal(own, x[part, :, t], equal_nan=True)
+                differences.add((found if same else _within(own, y[:, t], resamples, statistic, jobs)) - others[versus.which[part]], count)
         means[part] = sums.value()
         if gaps is not None:
             gaps[part] = differences.value()
@@ -199,7 +226,7 @@ def _fill(
 ) -> None:
     """Spearman or Kendall of the methods ``members`` (which all lack the same sources) into their rows of ``out``."""
     n_sources = len(mask)
-    kind: Any = np.float32 if n_sources <= EXACT_IN_FLOAT32 else np.float64
+    kind: Any = np.float32 if resamples.largest <= EXACT_IN_FLOAT32 else np.float64
     first, second = np.triu_indices(n_sources, 1)
     filled = np.where(mask, x[members], 0.0)
     signs = (np.sign(filled[:, first] - filled[:, second]) * (mask[first] & mask[second])).astype(kind).T

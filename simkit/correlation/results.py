@@ -98,7 +98,7 @@ class Stability:
         performance_replicates: range when one replicate of the performance is used alone; None without replicates.
         score_replicates: range when one replicate of the score is used alone; None without replicates.
         score_reliability: agreement of one replicate of the score with the mean of the others (mean Spearman over replicates and targets):
-            a score that does not agree with itself cannot agree with transfer. None without replicates.
+            the noisier a score, the less it can agree with transfer. None without replicates.
     """
 
     sources: Range | None = None
@@ -128,10 +128,14 @@ class MethodResult:
         positive_targets: targets with a positive Spearman's correlation.
         targets: per target, in order of their names.
         undefined: why there is no mean correlation; "" where there is one.
+        versus_static_common: the same difference with the method, too, on the sources that the static list knows; None where that is no other
+            (the static list knows no source that occurs in one target only).
+        versus_static_common_interval: its interval.
         mean: the primary statistic: ``mean_spearman``, or the unweighted mean over targets of the coefficient that was asked for.
         p_max: adjusted for the number of methods by the step-down maximum over methods in the same permutations (Westfall and Young 1993,
             max-T, of standardised means): it knows how much the methods have in common, so it is mostly smaller than Holm's.
         fixed_sources_interval: 95 % percentile bootstrap interval of ``mean`` when only targets are resampled: these sources, other targets.
+            None for fewer than 5 targets.
         versus_best: ``mean`` less that of the method with the highest mean; 0 for that one, None without another.
         versus_best_interval: its 95 % percentile interval in the same resamples. The best was picked by the same data: descriptive.
         stability: what the mean rests on.
@@ -151,6 +155,8 @@ class MethodResult:
     targets: tuple[TargetResult, ...]
     undefined: str = ""
     versus_static_interval: Interval | None = None
+    versus_static_common: float | None = None
+    versus_static_common_interval: Interval | None = None
     mean: float | None = None
     p_max: float | None = None
     fixed_sources_interval: Interval | None = None
@@ -252,7 +258,7 @@ class Correlation:
         methods: by the primary statistic, best first; undefined ones last.
         baselines: "static" (mean rank of a source in the other targets), "source-size", "random" (expected values); all three are there
             always, one that cannot be computed is undefined and says why.
-        n_pairs: pairs with a performance and at least one score.
+        n_pairs: pairs with a performance.
         n_sources: sources among them.
         n_targets: targets among them.
         targets: their names, in order.
@@ -261,7 +267,7 @@ class Correlation:
         notes: what was recognised, oriented, averaged, left out.
         warnings: what limits the reading of the numbers.
         pooled: per method, the pooled correlation; only when it was asked for.
-        with_self: the same with self pairs; only when they were asked for.
+        with_self: the same with self pairs, without p-values; only when they were asked for.
         seed: of permutations and bootstrap.
         permutations: random permutations where not all are enumerated.
         bootstraps: resamples of the interval.
@@ -278,6 +284,7 @@ class Correlation:
         power: (true mean Spearman, probability that p <= 0.05) of a single method in a table like this one; simulated.
         mixed: per method, the linear mixed model; only when it was asked for.
         groups: source -> group, where the table has them.
+        grouped: whether groups of sources are permuted and drawn together, because some sources share one.
         self_pairs: pairs of a data set with itself that were found, "source -> target".
         data: the numbers behind all this (not part of ``as_dict``, which has them as points).
     """
@@ -308,6 +315,7 @@ class Correlation:
     power: tuple[tuple[float, float], ...] = ()
     mixed: Mapping[str, Mixed] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    grouped: bool = False
     self_pairs: tuple[str, ...] = ()
     data: Rectangle | None = field(default=None, repr=False, compare=False)
 
@@ -371,6 +379,7 @@ def _row(result: MethodResult) -> dict[str, Any]:
     out |= {"p_value": result.p_value, "p_holm": result.p_holm, "p_max": result.p_max, "regret": result.regret}
     out |= {"relative_at_1": result.mean_relative_at_1, "relative_at_3": result.mean_relative_at_3}
     out |= {"versus_static": result.versus_static, **_ends("versus_static_", result.versus_static_interval)}
+    out |= {"versus_static_common": result.versus_static_common, **_ends("versus_static_common_", result.versus_static_common_interval)}
     out |= {"versus_best": result.versus_best, **_ends("versus_best_", result.versus_best_interval)}
     for name in ("sources", "groups", "targets"):
         left_out = getattr(stability, name)

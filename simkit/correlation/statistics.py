@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from simkit.recipe import rng_for
 
 __all__ = [
-    "EQUAL", "EXACT_JOINT", "all_orders", "best_of_top", "bonett_wright", "critical_size", "critical_spearman", "exact_or_sampled_orders", "holm", "line",
-    "logit_of", "mean_defined", "pearson", "spearman", "static_permutation_p", "static_scores", "tied_share", "two_sided", "within_correlation",
+    "EQUAL", "EXACT_JOINT", "Orders", "all_orders", "best_of_top", "bonett_wright", "critical_size", "critical_spearman", "exact_or_sampled_orders", "holm",
+    "line", "logit_of", "mean_defined", "pearson", "spearman", "static_permutation_p", "static_scores", "tied_share", "two_sided", "within_correlation",
     "within_target_p",
 ]
 

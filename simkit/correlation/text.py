@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from html import escape
 
 from simkit.correlation.lines import NONE, plain, signed, table, wrapped
@@ -12,26 +12,27 @@ from simkit.correlation.results import Correlation, Interval, MethodResult, Rang
 __all__ = ["correlation_html", "correlation_text"]
 
 NAMES = {"spearman": "Spearman", "kendall": "Kendall", "weighted-tau": "weighted tau"}
-MOST_METHODS, MOST_LISTED, MOST_LINES, MOST_DETAILS = 40, 12, 30, 36
-"""Rows of the main table, methods in a list within a line, warnings and notes, and rows of the details that are printed unasked."""
+MOST_METHODS, MOST_LISTED, MOST_LINES, MOST_DETAILS, LONGEST = 40, 12, 30, 12, 30
+"""Rows of the main table, methods in a list within a line, warnings and notes, rows of the details that are printed unasked, letters of a name in tables."""
 
 BASELINES = {"static": "mean rank in the other targets", "source-size": "number of images of the source", "random": "expected values of a random source"}
 
-LEGEND = ("CI: sources and targets resampled together; p: source labels permuted jointly in all targets (of static: performances permuted within "
-          "targets); Holm, max-T: p adjusted for the number of methods; regret: performance lost by taking the first source, mean over targets")
+LEGEND = (">0: targets with a positive Spearman; CI: {units} and targets resampled together, for other sources and targets; p: of no association in any of "
+          "these targets, {units} permuted jointly in all of them (of static: performances permuted within targets); Holm, max-T: p adjusted for the "
+          "number of methods (max-T decides); regret: performance lost by taking the first source, mean over targets")
 
 
 def correlation_text(found: Correlation, width: int = 100, *, details: bool | None = None) -> str:
     """The tables of a Correlation in plain text, wrapped to ``width`` columns."""
     width = max(40, width)
-    lines = [wrapped(_title(found), width), ""]
+    lines = [wrapped(_reading(found), width), "", wrapped(_title(found), width), ""]
     shown = found.methods[:MOST_METHODS]
     rows = [_cells(result) for result in shown] + [_cells(result, star="*") for result in found.baselines]
-    lines += table(_head(found), rows, width)
+    lines += _main_table(found, rows, width)
     if len(shown) < len(found.methods):
         lines.append(wrapped(f"... {len(found.methods) - len(shown)} more methods (--json and --out have all)", width))
     lines.append(wrapped("* baseline: " + "; ".join(_baseline(one) for one in found.baselines), width))
-    lines.append(wrapped(LEGEND, width))
+    lines.append(wrapped(_legend(found), width))
     lines += [wrapped(line, width) for line in _differences(found)]
     lines += ["", *_stability(found, width)]
     lines += ["", wrapped("Spearman per target, n sources (* p <= 0.05, not adjusted):", width), *_per_target(found, width)]
@@ -40,8 +41,8 @@ def correlation_text(found: Correlation, width: int = 100, *, details: bool | No
     lines.append(wrapped(f"resolution: {found.resolution}", width))
     lines += [wrapped(line, width) for line in _power(found)]
     lines += _with_self(found, width)
-    lines += ["", wrapped(f"Reading: {_reading(found)}", width)]
-    lines += _capped("warning", found.warnings, width) + _capped("note", found.notes, width)
+    names = [one.method for one in found.methods]
+    lines += ["", *_capped("warning", found.warnings, names, width), *_capped("note", found.notes, names, width)]
     return "\n".join(lines)
 
 
@@ -51,8 +52,9 @@ def correlation_html(found: Correlation) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in _head(found))
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     more = [f"{len(found.methods) - MOST_METHODS} more methods in .frame"] if len(found.methods) > MOST_METHODS else []
-    lines = (_reading(found), *more, "* baseline: " + "; ".join(_baseline(one) for one in found.baselines), LEGEND, *_differences(found), *_linear(found),
-             *_replicates(found), found.resolution, *_power(found), *found.warnings, *found.notes)
+    baselines = "* baseline: " + "; ".join(_baseline(one) for one in found.baselines)
+    lines = (_reading(found), *more, baselines, _legend(found), *_differences(found), *_linear(found), *_replicates(found), found.resolution, *_power(found),
+             *found.warnings, *found.notes)
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<p>{escape(_title(found))}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{items}</ul>"
 
@@ -69,15 +71,38 @@ def _title(found: Correlation) -> str:
 
 
 def _head(found: Correlation) -> tuple[str, ...]:
-    return ("method", "targets>0", f"mean {NAMES[found.statistic]}", "95 % CI", "p", "Holm", "max-T", "regret", "vs static")
+    return ("method", ">0", f"mean {NAMES[found.statistic]}", "95 % CI", "p", "Holm", "max-T", "regret", "vs static")
+
+
+def _main_table(found: Correlation, rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The main table; on a narrow terminal with shorter heads, then without the columns that can be spared."""
+    head = _head(found)
+    narrow = [*head]
+    narrow[2] = {"spearman": "mean rho", "kendall": "mean tau", "weighted-tau": "mean tau_w"}[found.statistic]
+    narrow[-1] = "static"
+    for names, spared in ((head, ()), (narrow, ()), (narrow, ("Holm",)), (narrow, ("Holm", ">0")), (narrow, ("Holm", ">0", "static"))):
+        kept = [i for i, name in enumerate(names) if name not in spared]
+        lines = table([names[i] for i in kept], [[row[i] for i in kept] for row in rows], width)
+        if len(lines) == len(rows) + 1:
+            missing = {"static": "vs static"}
+            left = f"not shown for want of width: {', '.join(missing.get(name, name) for name in spared)} (--out, --json)"
+            return [*lines, *([wrapped(left, width)] if spared else [])]
+    return table(head, rows, width)
 
 
 def _cells(result: MethodResult, star: str = "") -> list[str]:
     if result.mean is None:
-        return [plain(result.method) + star, NONE, "undefined", *[NONE] * 6]
-    positive = NONE if result.method == "random" and star else f"{result.positive_targets}/{len(result.targets)}"
-    return [plain(result.method) + star, positive, signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
+        return [_short(result.method) + star, NONE, "undefined", *[NONE] * 6]
+    defined = sum(one.spearman is not None for one in result.targets)
+    positive = NONE if result.method == "random" and star else f"{result.positive_targets}/{defined}"
+    positive += f" of {len(result.targets)}" if defined < len(result.targets) and positive != NONE else ""
+    return [_short(result.method) + star, positive, signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
             _three(result.regret), signed(result.versus_static)]
+
+
+def _legend(found: Correlation) -> str:
+    text = LEGEND.format(units="groups of sources" if found.grouped else "sources")
+    return text if found.n_targets > 1 else text.replace(" and targets resampled together, for other sources and targets", " resampled, for this target")
 
 
 def _baseline(one: MethodResult) -> str:
@@ -88,12 +113,16 @@ def _differences(found: Correlation) -> list[str]:
     """Intervals that do not fit the table: of differences, and of the mean for these sources alone."""
     versus = [f"{plain(one.method)} {signed(one.versus_static)} {_interval(one.versus_static_interval)}"
               for one in (*found.methods, *found.baselines) if one.versus_static_interval is not None]
+    common = [f"{plain(one.method)} {signed(one.versus_static_common)} {_interval(one.versus_static_common_interval)}"
+              for one in (*found.methods, *found.baselines) if one.versus_static_common is not None]
     best = [f"{plain(one.method)} {signed(one.versus_best)} {_interval(one.versus_best_interval)}"
             for one in found.methods[1:] if one.versus_best_interval is not None]
     fixed = [f"{plain(one.method)} {_interval(one.fixed_sources_interval)}" for one in found.methods if one.fixed_sources_interval is not None]
     return [f"{what}: {_listed(each)}" for what, each in (
-        ("vs static, 95 % CI", versus), (f"vs {plain(found.methods[0].method)}, which has the highest mean here, 95 % CI", best),
-        ("these sources fixed, only targets resampled, 95 % CI", fixed)) if each]
+        ("vs static, 95 % CI, wide, not adjusted for the number of methods", versus),
+        ("vs static on the sources that the static list knows (those of two targets or more), 95 % CI", common),
+        (f"vs {plain(found.methods[0].method)}, which was picked by these data for its highest mean, 95 % CI", best),
+        ("these sources fixed, only targets resampled, 95 % CI, too narrow for few targets", fixed)) if each]
 
 
 def _stability(found: Correlation, width: int) -> list[str]:
@@ -104,8 +133,8 @@ def _stability(found: Correlation, width: int) -> list[str]:
     for one in results:
         s = one.stability
         influence = NONE if s.most_influential is None else (
-            f"{s.most_influential.kind} {plain(s.most_influential.name)} ({signed(s.most_influential.without)} without)")
-        rows.append([plain(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
+            f"{s.most_influential.kind} {_short(s.most_influential.name)} ({signed(s.most_influential.without)} without)")
+        rows.append([_short(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
     if not rows:
         return []
     head = ("method", "one source", *(["one group"] if grouped else []), "one target", "most influential")
@@ -121,7 +150,7 @@ def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
     first = "Within each target (p: exact permutation test up to 9 sources; tau_w: weighted Kendall's tau, hyperbolic, additive, mean of both orders):"
     second = ("Taking the first source (Rel@k: best performance among the first k over the best of all; regret: beside that expected of a random source "
               "and that of the static list's first):")
-    rows = [(plain(result.method) + star, one) for result, star in results for one in result.targets]
+    rows = [(_short(result.method) + star, one) for result, star in results for one in result.targets]
     return ["", wrapped(first, width), *_by_target(("n", "Spearman", "95 % CI", "p", "Kendall", "tau_w", "Pearson"), rows, _coefficients, width),
             "", wrapped(second, width), *_by_target(("chosen", "Rel@1", "Rel@3", "regret", "random", "static"), rows, _choice, width)]
 
@@ -129,13 +158,14 @@ def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
 def _by_target(
     head: tuple[str, ...], rows: Sequence[tuple[str, TargetResult]], cells: Callable[[TargetResult], list[str]], width: int,
 ) -> list[str]:
-    """One table with a column of targets; where that is too wide, one a target."""
-    whole = table(("method", "target", *head), [[name, plain(one.target), *cells(one)] for name, one in rows], width)
+    """One table with a column of targets; where that is too wide, one a target under its name."""
+    whole = table(("method", "target", *head), [[name, _short(one.target), *cells(one)] for name, one in rows], width)
     if len(whole) == len(rows) + 1:
         return whole
-    targets = dict.fromkeys(one.target for _, one in rows)
-    return [line for target in targets
-            for line in table((plain(target), *head), [[name, *cells(one)] for name, one in rows if one.target == target], width)]
+    lines = []
+    for target in dict.fromkeys(one.target for _, one in rows):
+        lines += [wrapped(f"target {target}:", width), *table(("method", *head), [[name, *cells(one)] for name, one in rows if one.target == target], width)]
+    return lines
 
 
 def _coefficients(one: TargetResult) -> list[str]:
@@ -147,21 +177,23 @@ def _coefficients(one: TargetResult) -> list[str]:
 
 def _choice(one: TargetResult) -> list[str]:
     numbers = (one.relative_at_1, one.relative_at_3, one.regret, one.random_regret, one.static_regret)
-    return [plain(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
+    return [_short(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
 
 
 def _linear(found: Correlation) -> list[str]:
     """Correlations of values instead of ranks: within targets, pooled, and the mixed model."""
     lines = []
-    values = "logit(performance)" if found.logit else "the raw values"
+    values = "value and logit(performance)" if found.logit else "value and performance"
+    signs = "" if all(one.higher_is_better for one in found.methods) else "; of a distance, negative is as hoped"
     if found.within:
         each = [f"{plain(name)} {one.r:+.2f} ({one.n} pairs{_self_within(found, name)})" for name, one in found.within.items()]
-        lines.append(f"within-target r of {values} (its p would ignore that sources come back): {_listed(each)}")
+        lines.append(f"within-target r of {values}, as they stand{signs}: {_listed(each)}")
     pools = [found.pooled, {} if found.with_self is None else found.with_self.pooled]
     for name, pool in ((name, pools[i][name]) for name in list(found.pooled)[:MOST_LISTED] for i in range(2) if name in pools[i]):
-        value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, p = {pool.p_value:.4f}"
+        p = "" if pool.p_value is None else "p < 0.0001" if pool.p_value < 0.00005 else f"p = {pool.p_value:.4f}"
+        value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, {p}"
         of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
-        lines.append(f"pooled r of {values}, {plain(name)}: {value} ({of})")
+        lines.append(f"pooled r of {values} as they stand, {plain(name)}: {value} ({of})")
     each = []
     for name, model in found.mixed.items():
         if model.slope is None or model.p_value is None:
@@ -186,7 +218,8 @@ def _replicates(found: Correlation) -> list[str]:
     """What replicates of performances and scores say about their noise."""
     lines = [f"{what}: " + _listed(f"{plain(target)} {value:.2f}" for target, value in values.items()) for what, values in (
         ("noise ceiling, one replicate of the performance against the mean of the others", found.noise_ceiling),
-        ("ceiling of Spearman with the mean performance (sqrt of its reliability)", found.ceiling_of_mean)) if values]
+        ("ceiling of Spearman with the mean performance (sqrt of its reliability; noise that replicates share, such as training images and the "
+         "pretrained network, is not in it)", found.ceiling_of_mean)) if values]
     name = NAMES[found.statistic]
     for what, key in (("performance", "performance_replicates"), ("score", "score_replicates")):
         each = [f"{plain(one.method)} {_range(getattr(one.stability, key))}" for one in found.methods if getattr(one.stability, key) is not None]
@@ -202,42 +235,50 @@ def _power(found: Correlation) -> list[str]:
         return []
     enough = detectable(found.power)
     last = "no true mean has 80 %" if enough is None else f"80 % needs {enough:.2f}"
-    what = "true mean Spearman of one method and its chance of p <= 0.05 in this table (simulated, sources with an effect of their own)"
+    what = "chance of p <= 0.05, unadjusted, by the true mean Spearman of a method (about, simulated; half of the noise belongs to the source)"
     return [f"power: {what}: {', '.join(parts)}; {last}"]
 
 
 def _with_self(found: Correlation, width: int) -> list[str]:
     """The main figures with self pairs, where they were asked for."""
-    if found.with_self is None:
+    if found.with_self is None or not found.self_pairs:
         return []
     rows = [_cells(one) for one in found.with_self.methods[:MOST_METHODS]] + [_cells(one, star="*") for one in found.with_self.baselines]
-    return ["", wrapped(f"With the {len(found.self_pairs)} self pairs ({found.with_self.n_pairs} pairs):", width), *table(_head(found), rows, width)]
+    head, kept = _head(found), (0, 1, 2, 3, 7, 8)
+    why = "no p-values, because a data set is nearest to itself and mostly transfers best to itself, whatever the measure"
+    return ["", wrapped(f"With the {len(found.self_pairs)} self pairs ({found.with_self.n_pairs} pairs; {why}):", width),
+            *table([head[i] for i in kept], [[row[i] for i in kept] for row in rows], width)]
 
 
 def _reading(found: Correlation) -> str:
-    tested = [result for result in found.methods if result.p_holm is not None]
-    seen = [result for result in tested if min(result.p_holm or 0.0, 1.0 if result.p_max is None else result.p_max) <= 0.05]
+    """The answer in one sentence or two. The max-T p-value decides, because it was chosen before the data were seen."""
+    tested = [result for result in found.methods if result.p_max is not None]
+    seen = [result for result in tested if (result.p_max or 0.0) <= 0.05]
     size = f"{found.n_sources} sources and {found.n_targets} target{'s' if found.n_targets > 1 else ''}"
     if not tested:
-        return f"no method has a defined correlation with {size}."
+        return f"No method has a defined correlation with {size}."
     if not seen:
         power = power_at(found.power, 0.3)
         chance = "" if power is None else f" (power {power:.0%} for a true mean Spearman of 0.3)"
-        return f"no method is distinguishable from chance with {size}{chance}."
+        return f"No method is distinguishable from chance with {size}{chance}."
     each = _listed(f"{plain(r.method)} (more similar sources transfer {'better' if (r.mean or 0.0) > 0 else 'WORSE'})" for r in seen)
-    better = [r for r in seen if r.versus_static_interval is not None and r.versus_static_interval[0] > 0]
-    static = f" Better than the static list: {_listed(plain(r.method) for r in better)}." if better else (
-        " None is distinguishable from the static list, which ignores the target." if any(r.versus_static_interval is not None for r in seen) else "")
-    return f"distinguishable from chance with {size} (adjusted p <= 0.05): {each}.{static}"
+    better = [r for r in seen if r.versus_static_interval is not None and r.versus_static_interval[0] > 0
+              and (r.versus_static_common is None or (r.versus_static_common_interval or (0.0, 0.0))[0] > 0)]
+    static = ""
+    if better:
+        static = f" Better than the static list: {_listed(plain(r.method) for r in better)}."
+    elif any(r.versus_static_interval is not None for r in seen):
+        static = " None is distinguishable from the static list, which ignores the target (weak evidence that they are equal: the interval is wide)."
+    return f"Distinguishable from chance with {size} (max-T p <= 0.05): {each}.{static}"
 
 
 def _per_target(found: Correlation, width: int) -> list[str]:
     """One block of columns per as many targets as fit."""
     results = [*((result, "") for result in found.methods[:MOST_METHODS]),
                *((result, "*") for result in found.baselines if result.method != "random" and not result.undefined)]
-    columns = [[f"{plain(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
+    columns = [[f"{_short(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
                for t, target in enumerate(found.targets)]
-    names = ["", *(plain(result.method) + star for result, star in results)]
+    names = ["", *(_short(result.method) + star for result, star in results)]
     lines: list[str] = []
     block: list[list[str]] = []
     for column in [*columns, []]:
@@ -253,9 +294,15 @@ def _one(one: TargetResult) -> str:
     return "undefined" if one.spearman is None else f"{one.spearman:+.2f}{'*' if one.p_value is not None and one.p_value <= 0.05 else ' '}"
 
 
-def _capped(word: str, lines: Sequence[str], width: int) -> list[str]:
-    out = [wrapped(f"{word}: {plain(line)}", width) for line in lines[:MOST_LINES]]
-    return out + ([wrapped(f"{word}: ... and {len(lines) - MOST_LINES} more (--json has all)", width)] if len(lines) > MOST_LINES else [])
+def _capped(word: str, lines: Sequence[str], names: Collection[str], width: int) -> list[str]:
+    """Lines with a word before them; what is said of several methods alike is said once."""
+    said: dict[str, list[str]] = {}
+    for line in lines:
+        name = max((name for name in names if line.startswith(f"{name}: ")), key=len, default="")
+        said.setdefault(line[len(name) + 2 :] if name else line, []).append(name)
+    united = [f"{_listed(plain(name) for name in who)}: {what}" if who[0] else what for what, who in said.items()]
+    out = [wrapped(f"{word}: {line}", width) for line in united[:MOST_LINES]]
+    return out + ([wrapped(f"{word}: ... and {len(united) - MOST_LINES} more (--json has all)", width)] if len(united) > MOST_LINES else [])
 
 
 def _listed(items: Iterable[str], separator: str = ", ") -> str:
@@ -271,9 +318,17 @@ def _range(value: Range | None) -> str:
     return NONE if value is None else f"{value.low:+.2f} to {value.high:+.2f}"
 
 
+def _short(name: str) -> str:
+    """A name for a table; of a long one, the beginning and the end."""
+    name = plain(name)
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[3 - LONGEST // 2 :]}"
+
+
 def _three(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
 def _p(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    if value is None or value < 0.0005:
+        return NONE if value is None else "<.001"
+    return f"{value:.3f}" if value < 0.0995 else f"{value:.2f}"
