@@ -8,6 +8,7 @@ which is wider than the sans-serif fonts that browsers put in its place. PNG has
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,17 @@ def svg_text(figure: Figure) -> str:
 
 
 def png_bytes(figure: Figure, dpi: int) -> bytes:
+    """The figure as PNG. Characters that the font lacks are drawn as boxes, which is said once a figure."""
     out = io.BytesIO()
-    with style():
+    with style(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         figure.savefig(out, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    lacking = [warning for warning in said if "missing from font" in str(warning.message)]
+    if lacking:
+        count = len({str(warning.message).split()[1] for warning in lacking})
+        text = f"{count} character{'s' if count > 1 else ''} of names {'are' if count > 1 else 'is'} not in the font of the PNG and drawn as boxes; the SVG is right"
+        logging.getLogger("simkit").info(text)
+    for warning in said:
+        if warning not in lacking:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return out.getvalue()
