@@ -132,15 +132,26 @@ EXPLANATIONS: dict[str, str] = {
     "SK201": "A file or folder does not exist, or is empty, or is not of a kind that simkit reads.",
     "SK202": "A table (CSV) has a wrong shape: a missing or repeated column, or a row with too many or too few fields. Columns are never shifted "
              "and rows never dropped silently.",
-    "SK203": "A field of a table holds a value that is not allowed there: text where a number belongs, a number outside its range, an empty cell.",
-    "SK204": "The same row key appears twice (for example one source-target pair with two values). Say how to combine them, or remove one.",
+    "SK203": "A field of a table holds a value that is not allowed there: text where a number belongs, a number outside its range, an empty cell, or "
+             "another value than a row above gives for the same thing. Look at the line and the column that the message names; where a whole column "
+             "is wrong, only its first cells are listed. `correlate` and `recommend` leave empty cells (also NaN, NA, N/A, null) out and count them with "
+             "--allow-missing, and read 0,93 as a number with --decimal ','. AUC and accuracy must lie in 0..1: divide percent by 100, or say that "
+             "they are percent with --metric 'auc in percent'. A column that is no measure at all is avoided by naming the measures with --method.",
+    "SK204": "The same row key appears twice (for example one source-target pair with two values); nothing says which row counts. Look whether a "
+             "row was copied, and whether a column that tells the rows apart was not understood: in a long table the columns are called 'method' "
+             "and 'value', repeated runs (folds, seeds) are told apart by 'replicate', repeated scores by 'value_replicate'. Rename the column or remove "
+             "one of the rows; `correlate` and `recommend` average rows of the same key with --aggregate mean.",
     "SK205": "A manifest names a file that is missing, or that lies outside its base folder.",
     "SK206": "An image cannot be read: truncated, empty, or not an image. By default such images are skipped, named, counted in every table made "
              "from the data set, and the exit status is 4; `--strict` stops before the work.",
     "SK207": "An image is of a kind that has no single right conversion to 8 bit (16-bit, float, animated, multi-page). Choose the conversion; "
              "a guess would saturate it: the common loaders turn a 16-bit X-ray into 11 grey levels.",
     "SK208": "A method needs labels (or two classes at least) and the data set has none.",
-    "SK209": "Two tables that should be joined do not name the same things. The message lists the names that have no partner.",
+    "SK209": "Two tables that should be joined do not name the same things. The message lists the pairs and the names that have no partner, with the "
+             "nearest spelling: names must be the same to the letter, case included. Correct them, or say that two names mean the same data set with "
+             "--alias A=B (once for each pair of names). `correlate` and `recommend` leave pairs that only one table has out and count them with "
+             "--allow-missing. With --baseline self every target needs a row whose source is the target itself, with --baseline scratch one whose "
+             "source is 'scratch'.",
     "SK210": "The features hold NaN or infinite values. No measure is defined on them.",
     "SK211": "The direction of a measure is not known: state whether higher values mean more similar. simkit never guesses it. A performance "
              "counts as better when it is higher: one of which lower is better (a loss, an error) is refused until it is negated.",

@@ -42,16 +42,38 @@ def resource_errors(path: str | os.PathLike[str], what: str = "write") -> Iterat
         raise ResourceError("SK301", str(path), message, fix) from error
 
 
+def _destination(path: str | os.PathLike[str]) -> Path:
+    """The file that is written: ``path``, or the file that it leads to as a symbolic link.
+
+    Raises:
+        OSError: a folder.
+        ResourceError: anything else that is no regular file; a rename would put a file in its place.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, a file is wanted")
+    if path.exists() and not path.is_file():
+        message = "cannot write it: it is no regular file (but a device, a pipe or a socket), and would be replaced by one"
+        raise ResourceError("SK301", str(path), message, "name a new file or a regular one")
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise OSError(errno.ELOOP, "the symbolic link leads back to itself")
+    return real
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[Path], None] | None = None) -> None:
     """Writes a file so that a reader, a kill or a full disk sees the old content or the new, never a mixture.
 
     Args:
-        path: where; its folder is made when missing.
+        path: where; its folder is made when missing. A symbolic link stays one: what it leads to is written.
         data: the content; ignored when ``writer`` is given.
         writer: writes the content to the temporary path it is called with (for formats with their own writer).
+
+    Raises:
+        ResourceError: a folder, a device, a pipe or a socket of that name; no space, no permission.
     """
-    path = Path(path)
     with resource_errors(path):
+        path = _destination(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
         try:
@@ -81,15 +103,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises, before any work, when a file could not be written; makes its folder when that is missing.
 
     Raises:
-        ResourceError: a folder of that name, or a folder that cannot be made or written.
+        ResourceError: a folder, a device, a pipe or a socket of that name, or a folder that cannot be made or written.
     """
-    path = Path(path)
     with resource_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(21, "is a folder, a file is wanted")
+        path = _destination(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
-            raise PermissionError(13, "the folder is not writable")
+            raise PermissionError(errno.EACCES, "the folder is not writable")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

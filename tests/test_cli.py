@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from images import FINETUNE, study_text, write_images
 
 from simkit.cli import entry
+from simkit.errors import ResourceError
+from simkit.files import check_writable, write_text
 
 HEAVY = ("torch", "torchvision", "ot", "sklearn", "pandas", "matplotlib", "seaborn", "umap", "faiss", "skimage", "scipy")
 
@@ -387,3 +391,71 @@ def test_sizes_that_the_data_do_not_have_are_refused_before_any_work(capsys: pyt
     for wrong, message in ((("--size-match", "half"), "'half' is not a number of images"), (("--ceiling", "nowhere"), "'nowhere' is not one of the data sets")):
         assert run(*command, *wrong) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("list",), ("explain", "SK203"), ("--help",), ("list", "otdd", "--json")])
+def test_output_on_a_full_disk_is_a_matter_of_resources(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "simkit", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        silent = subprocess.run(command, stdout=full, stderr=full, check=False)
+    assert (done.returncode, silent.returncode) == (5, 5)
+    assert done.stderr.startswith("error[SK301] output: it cannot be printed (ENOSPC: No space left on device)\nfix: free some space")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_an_error_of_the_system_elsewhere_is_still_a_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("simkit.cli.cli.main", broken)
+    assert run("list") == 1
+    assert "error[SK999] this is a bug in simkit: OSError" in capsys.readouterr().err
+
+
+def test_a_closed_output_is_no_bug() -> None:
+    done = subprocess.run(["sh", "-c", '"$0" -m simkit explain SK203 >&-', sys.executable], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_symbolic_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    real, link, ahead = tmp_path / "there" / "real.csv", tmp_path / "link.csv", tmp_path / "ahead.csv"
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+    ahead.symlink_to("new/file.csv")
+    for path in (link, ahead):
+        check_writable(path)
+        write_text(path, "new")
+        assert path.is_symlink()
+    assert real.read_text() == (tmp_path / "new" / "file.csv").read_text() == "new"
+    assert [one.name for one in real.parent.iterdir()] == ["real.csv"]
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for action in (check_writable, lambda path: write_text(path, "")):
+        with pytest.raises(ResourceError, match=r"error\[SK301\] .*loop: cannot write it \(ELOOP: the symbolic link leads back to itself\)"):
+            action(loop)
+
+
+def test_what_is_no_regular_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/null")
+    for path in (pipe, link, Path("/dev/null")):
+        for action in (check_writable, lambda path: write_text(path, "")):
+            with pytest.raises(ResourceError, match=r"error\[SK301\] .*: cannot write it: it is no regular file .*\nfix: name a new file or a regular one"):
+                action(path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(ResourceError, match=r"cannot write it \(EISDIR: is a folder, a file is wanted\)"):
+        write_text(tmp_path, "")
+
+
+def test_the_answers_to_bad_tables_name_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for code, words in (("SK203", ("--allow-missing", "--decimal", "in percent")), ("SK204", ("--aggregate mean", "replicate", "'method'")),
+                        ("SK209", ("--alias A=B", "--allow-missing", "--baseline self"))):
+        assert run("explain", code) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert all(word in out for word in words)

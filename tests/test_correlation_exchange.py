@@ -59,7 +59,7 @@ def test_restricted_orders_are_those_of_the_kept_sources() -> None:
     orders, _ = exchange.orders(10, RNG(0))
     found = exchange.restricted(orders, kept)
     assert (found[:, ~kept] == np.flatnonzero(~kept)).all()
-    counts = {order: 0 for order in itertools.permutations((0, 2, 3))}
+    counts = dict.fromkeys(itertools.permutations((0, 2, 3)), 0)
     for order in found[:, kept]:
         counts[tuple(order)] += 1
     assert set(counts.values()) == {120 // 6}

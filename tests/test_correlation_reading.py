@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 
 from simkit.correlation import Correlation, correlate, read_transfer
+from simkit.correlation.orientation import directions
+from simkit.correlation.reading import read
+from simkit.correlation.recognition import as_raw, recognise
 from simkit.errors import DataError, NotEnoughData, UsageError
 from simkit.registry import ESTIMATORS
 from simkit.tables import ScoreTable, TransferTable, read_table
@@ -187,6 +190,30 @@ def test_a_direction_that_depends_on_options_is_asked_for_and_does_not_contradic
         assert not any("ratings: taken as" in line for line in stated.warnings)
 
 
+def test_unknown_directions_of_several_methods_are_one_question(write: Write) -> None:
+    table = write("t.csv", "source,target,performance,far,near,x", [[s, t, GOOD[s, t], FAR[s, t], -FAR[s, t], 1] for s, t in GOOD])
+    message = (r"the direction of 2 methods is not known, and nothing states it: 'far', 'x'\nfix: give distances=\[...\] \(--distance NAME,.*"
+               r"similarities=\[...\] \(--similarity NAME,.*; if a column is no measure, name the measures: methods=\[...\] \(--method NAME\)")
+    with pytest.raises(UsageError, match=message) as caught:
+        run(table, similarities="near")
+    assert len(caught.value.problems) == 1
+    with pytest.raises(UsageError, match=r"the direction of 25 methods is not known, .*'m18', 'm19', \.\.\.\n"):
+        directions([f"m{i}" for i in range(25)])
+    with pytest.raises(UsageError, match=r"if higher values do; if a column is no measure, name the measures: methods=\[...\] \(--method NAME\)"):
+        run(table, similarities="near", methods=["near", "far"])
+
+
+def test_a_column_that_is_no_method_by_itself_is_answered_with_how_to_name_it(write: Write) -> None:
+    table = write("t.csv", "source,target,performance,far,mean", [[s, t, GOOD[s, t], FAR[s, t], 1] for s, t in GOOD])
+    scores = read(recognise(as_raw(table)))
+    assert scores.columns == ("source", "target", "performance", "far", "mean")
+    with pytest.raises(UsageError, match=r"similarities: 'mean' is not a method of t.csv\nfix: methods found: far; a column that is not taken for a measure "
+                       r"by itself is named by methods=\['mean'\] \(--method mean\)"):
+        directions(scores.scores, distances=["far"], similarities=["mean"], table="t.csv", columns=scores.columns)
+    with pytest.raises(UsageError, match=r"distances: 'FAR' is not a method of t.csv \(did you mean 'far'\?\)\nfix: methods found: far\n"):
+        directions(scores.scores, distances=["FAR"], similarities=["far"], table="t.csv", columns=scores.columns)
+
+
 def test_options_that_name_no_method_are_answered_with_the_nearest(write: Write) -> None:
     with pytest.raises(UsageError, match=r"error\[SK101\] distances: 'farr' is not a method of .*\(did you mean 'far'\?\)"):
         run(wide(write), distances=["far", "farr"])
@@ -248,6 +275,64 @@ def test_headers_that_hold_too_little_are_told(write: Write) -> None:
         run(long(write), methods=["x=far", "y=far"])
 
 
+def test_a_column_of_another_letter_case_is_suggested(write: Write) -> None:
+    table = write("t.csv", "source,target,auc,otdd", [[s, t, GOOD[s, t], FAR[s, t]] for s, t in GOOD])
+    with pytest.raises(UsageError, match=r"'AUC' is neither a column of .* \(did you mean 'auc'\?\) nor a file"):
+        run(table, performance="AUC")
+    with pytest.raises(UsageError, match=r"is called 'OTDD' \(did you mean 'otdd'\?\)"):
+        run(table, methods="OTDD")
+
+
+def test_remedies_name_the_options_of_the_command_line_too(write: Write) -> None:
+    with pytest.raises(UsageError, match=r"performance='auc' \(--performance auc\), its replicates, .*\(--performance 'fold_\*'\), or .*transfer.csv\)"):
+        run(write("t.csv", "source,target,far", [["a", "t", 1]]), distances="far")
+    with pytest.raises(UsageError, match=r"methods=\['otdd', 'task2vec=distance_\*'\] \(--method otdd --method 'task2vec=distance_\*'\)"):
+        run(write("t.csv", "source,target,performance", [["a", "t", 1]]))
+
+
+def test_columns_that_are_missing_are_told_without_far_fetched_suggestions(write: Write) -> None:
+    with pytest.raises(DataError, match=r"column 'target' is missing; columns found: .*\nfix: name the column 'target'\nmore") as caught:
+        run(write("t.csv", "source_name,ImageNet,source_size,auc", [["a", "t", 9, 0.5]]))
+    assert "column 'source' is missing (did you mean 'source_name'?)" in str(caught.value)
+    with pytest.raises(DataError, match=r"columns 'source' and 'target' are missing; columns found: 'isic', 'chest', '0.93', '12'\n"
+                       "fix: the first line looks like data: add a line with the names of the columns\n"):
+        run(write("t.csv", "isic,chest,0.93,12", [["isic", "busi", 0.9, 13]]))
+    with pytest.raises(DataError, match=r"columns 'source' and 'target' are missing(.|\n)*fix: give the columns names: source, target"):
+        run(pd.DataFrame([["isic", "busi", 0.9, 13]]))
+
+
+def test_a_column_of_numbers_without_a_name_is_noted(write: Write) -> None:
+    rows = [[i, s, t, GOOD[s, t], FAR[s, t]] for i, (s, t) in enumerate(GOOD)]
+    note = "column 1 has no name and is not used"
+    assert any(note in line for line in run(write("t.csv", ",source,target,performance,far", rows), distances="far").notes)
+    plain = run(wide(write), distances="far").notes
+    words = run(write("t.csv", ",source,target,performance,far", [["x", *row[1:]] for row in rows]), distances="far").notes
+    assert not any("has no name" in line for line in (*plain, *words))
+
+
+@pytest.mark.parametrize("name", ["fold", "Seed", "run", "split"])
+def test_a_column_called_fold_is_the_replicate(write: Write, name: str) -> None:
+    rows = [[s, t, fold, GOOD[s, t] + 0.01 * fold, FAR[s, t]] for s, t in GOOD for fold in (1, 2)]
+    found = run(write("t.csv", f"source,target,{name},performance,far", rows), distances="far")
+    assert [method.method for method in found.methods] == ["far"]
+    assert any(f"column '{name}' is read as the replicate" in line for line in found.notes)
+    assert set(found.noise_ceiling) == set(TARGETS)
+    in_long = [[s, t, fold, performance, "far", value] for s, t, fold, performance, value in rows]
+    again = run(write("t.csv", f"source,target,{name},performance,method,value", in_long), distances="far")
+    assert numbers(again) == numbers(found)
+
+
+def test_a_fold_is_no_replicate_where_something_else_is_said(write: Write) -> None:
+    rows = [[s, t, GOOD[s, t], FAR[s, t], i, 5] for i, (s, t) in enumerate(GOOD)]
+    for columns in ("replicate,fold", "fold,seed"):
+        found = run(write("t.csv", f"source,target,performance,far,{columns}", rows), distances="far")
+        assert not any("is read as the replicate" in line for line in found.notes)
+        assert [method.method for method in found.methods] == ["far"]
+    named = run(write("t.csv", "source,target,performance,far,run,std", rows), methods=["far", "x=run"], distances=["far", "x"])
+    assert [method.method for method in named.methods] == ["far", "x"]
+    assert not any("is read as the replicate" in line for line in named.notes)
+
+
 def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(UsageError, match="a list is no table"):
         run([1, 2])
@@ -283,6 +368,23 @@ def test_auc_outside_0_to_1_is_refused_where_the_metric_is_auc(write: Write) -> 
     assert run(named, distances="far", metric="relative gain").metric == "relative gain"
 
 
+def test_percent_is_told_and_can_be_stated(write: Write) -> None:
+    rows = [[s, t, 100 * GOOD[s, t], FAR[s, t]] for s, t in GOOD]
+    table = write("t.csv", "source,target,auc,far", rows)
+    with pytest.raises(DataError, match=r"t.csv:2 \(column 'auc'\): value 50.0 is outside 0..1\nfix: they look like percent: divide them by 100, or say what "
+                       r"they are \(metric='auc in percent', --metric 'auc in percent'\)(.|\n)*and 5 more cells of this column \(lines 5, 6, 7, 8, 9\)"):
+        run(table, distances="far")
+    assert run(table, distances="far", metric="auc in percent").methods[0].mean_spearman == 1.0
+    in_table = write("t.csv", "source,target,auc,far,metric", [[*row, "auc"] for row in rows])
+    with pytest.raises(DataError, match=r"fix: they look like percent: divide them by 100, or say what they are \('auc in percent' in column 'metric'\)"):
+        run(in_table, distances="far")
+    for value in (1.7, 170, -0.5):  # one slip among shares, and numbers that are no percent
+        with pytest.raises(DataError, match=rf"value {value} is outside 0..1\nfix: correct the value, or state another column"):
+            run(wide(write, performance_4=value), distances="far", metric="auc")
+    with pytest.raises(DataError, match=r"value 170.0 is outside 0..1\nfix: correct the value, or state another column"):
+        run(write("t.csv", "source,target,auc,far", [[s, t, 170.0 if s == "a" else p, x] for s, t, p, x in rows]), distances="far")
+
+
 def test_a_performance_of_which_lower_is_better_is_refused_and_an_unknown_one_is_noted(write: Write) -> None:
     refused = r"error\[SK211\] .*the performance is 'loss', which by its name is better when lower(.|\n)*fix: negate the numbers .*'minus loss'"
     named = write("t.csv", "source,target,loss,far", [[s, t, 1 - GOOD[s, t], FAR[s, t]] for s, t in GOOD])
@@ -296,9 +398,11 @@ def test_a_performance_of_which_lower_is_better_is_refused_and_an_unknown_one_is
     with pytest.raises(UsageError, match=refused):
         run(write("s.csv", "source,target,far", [[s, t, FAR[s, t]] for s, t in FAR]), performance=TransferTable(tuple(records)), distances="far")
     assert run(named, performance="loss", methods="far", distances="far", metric="minus loss").metric == "minus loss"
-    note = "performance: 'performance' is no metric that simkit knows: higher performance counts as better"
-    assert note in run(wide(write), distances="far").notes
-    assert not any("no metric that simkit knows" in line for line in run(wide(write), distances="far", metric="auc").notes)
+    assert "performance: no metric is stated (metric='auc', --metric auc): higher performance counts as better" in run(wide(write), distances="far").notes
+    other = run(wide(write), distances="far", metric="dice").notes
+    assert "performance: 'dice' is no metric that simkit knows: higher performance counts as better" in other
+    known = run(wide(write), distances="far", metric="auc").notes
+    assert not any("no metric" in line for line in known)
 
 
 def test_duplicate_pairs_name_both_lines_or_are_averaged(write: Write) -> None:
@@ -306,9 +410,21 @@ def test_duplicate_pairs_name_both_lines_or_are_averaged(write: Write) -> None:
     with pytest.raises(DataError, match=r"error\[SK204\] .*wide.csv:3: the same source, target as in line 2: a, t"):
         run(table, distances="far")
     result = run(table, distances="far", aggregate="mean")
-    assert any("1 rows repeat the source, target of another row: averaged" in note for note in result.notes)
+    assert any("1 row repeats the source, target of another row: averaged" in note for note in result.notes)
     point = result.methods[0].targets[0].points[0]
     assert point == pytest.approx(("a", (FAR["a", "t"] + FAR["a", "u"]) / 2, (GOOD["a", "t"] + GOOD["a", "u"]) / 2))
+
+
+def test_many_duplicates_are_told_thrice_and_then_counted(write: Write) -> None:
+    rows = [[s, t, m, FAR[s, t], GOOD[s, t]] for m in ("far", "near") for s, t in GOOD]
+    for name, more in (("Measure", "; for a long table, call the column 'Measure' 'method' and that of its numbers 'value'"), ("comment", "")):
+        with pytest.raises(DataError) as caught:
+            run(write("t.csv", f"source,target,{name},distance,performance", rows), distances="distance")
+        problems = caught.value.problems
+        assert len(problems) == 4
+        assert problems[3].message == "and 5 more rows (lines 13, 14, 15, 16, 17): the same source, target as in a row above"
+        fix = "remove one of the two, tell them apart by a column 'replicate', or average them: aggregate='mean' (--aggregate mean)"
+        assert {problem.fix for problem in problems} == {fix + more}
 
 
 def test_duplicates_of_a_long_table_name_method_and_replicate(write: Write) -> None:
@@ -354,11 +470,11 @@ def test_areas_under_the_curve_of_targets_with_two_and_many_classes_go_together(
 
 def test_missing_cells_are_refused_or_counted(write: Write) -> None:
     table = wide(write, far_2="", performance_5="nan")
-    with pytest.raises(DataError, match=r"wide.csv:2 \(column 'far'\): the cell is empty(.|\n)*allow missing"):
+    with pytest.raises(DataError, match=r"wide.csv:2 \(column 'far'\): the cell is empty\nfix: .*allow_missing=True \(--allow-missing\)"):
         run(table, distances="far")
     result = run(table, distances="far", allow_missing=True)
-    assert any("2 empty cells left out ('performance' in lines 5; 'far' in lines 2)" in note for note in result.notes)
-    assert any("1 pairs have no performance (b -> u)" in note for note in result.notes)
+    assert any("2 empty cells left out ('performance' in line 5; 'far' in line 2)" in note for note in result.notes)
+    assert any("1 pair has no performance (b -> u)" in note for note in result.notes)
     assert {one.target: one.n for one in result.methods[0].targets} == {"t": 3, "u": 3}
     assert result.n_pairs == 7  # one of the two has a performance and no score: it counts for the regret
     assert any("far: has 6 of 7 pairs" in line for line in result.warnings)
@@ -371,7 +487,7 @@ def test_short_rows_are_read_where_missing_is_allowed(tmp_path: Path) -> None:
         run(path, distances="far")
     result = run(path, distances="far", allow_missing=True)
     assert result.n_pairs == 8
-    assert any("1 rows are cut short" in note for note in result.notes)
+    assert any("1 row is cut short" in note for note in result.notes)
 
 
 def test_too_few_sources_are_refused(write: Write) -> None:
@@ -402,10 +518,38 @@ def test_pairs_without_partner_are_listed_both_ways_with_the_nearest_name(write:
     assert any("'sti10' of" in note and "is taken for 'stl10'" in note for note in joined.notes)
 
 
+def test_names_that_differ_only_in_spelling_are_one_short_message(write: Write) -> None:
+    scores = write("scores.csv", "source,target,far", [[s, t, FAR[s, t]] for s, t in FAR])
+    transfers = write("transfer.csv", "source,target,performance", [[s.upper(), t.upper(), GOOD[s, t]] for s, t in GOOD])
+    for allow_missing in (False, True):
+        with pytest.raises(DataError, match=r"error\[SK209\] .*scores.csv: 8 of 8 pairs have no performance in .*transfer.csv: 4 sources and 2 targets differ "
+                           r"only by letter case \('a' here, 'A' there, ...\); 0 pairs match\nfix: spell the names alike in both tables, or give "
+                           r"alias=\[\('a', 'A'\), ...\] \(--alias a=A ...\)\n") as caught:
+            run(scores, performance=transfers, distances="far", allow_missing=allow_missing)
+        assert len(caught.value.problems) == 1
+    some = write("transfer.csv", "source,target,performance", [[{"a": "A", "b": "-b"}.get(s, s), t, GOOD[s, t]] for s, t in GOOD])
+    with pytest.raises(DataError, match=r"4 of 8 pairs .*2 sources differ only by letter case or spaces, underscores or hyphens \('a' here, 'A' there, ...\)"):
+        run(scores, performance=some, distances="far")
+    one = write("transfer.csv", "source,target,performance", [["A" if s == "a" else s, t, GOOD[s, t]] for s, t in GOOD])
+    allowed = run(scores, performance=one, distances="far", allow_missing=True)
+    assert (allowed.n_pairs, sum("1 source differs only by letter case" in note and "left out" in note for note in allowed.notes)) == (6, 1)
+    with pytest.raises(DataError, match=r"sources that are not there: 'a' \(did you mean 'A'\?\), 'd'"):
+        run(scores, performance=write("transfer.csv", "source,target,performance", [["A" if s == "a" else s, t, GOOD[s, t]] for s, t in GOOD if s != "d"]),
+            distances="far")
+
+
+def test_pairs_that_a_method_does_not_score_are_named(write: Write) -> None:
+    gaps = {"one": (("a", "t"),), "two": (("a", "t"),), "many": tuple(GOOD)[:6], "all": ()}
+    rows = [[s, t, m, FAR[s, t], GOOD[s, t]] for m, lacking in gaps.items() for s, t in GOOD if (s, t) not in lacking]
+    notes = [note for note in run(long(write, rows), distances=list(gaps)).notes if "no score for" in note]
+    assert notes == ["one, two: no score for a -> t (1 pair)", "many: no score for a -> t, a -> u, b -> t, b -> u, c -> t, ... (6 pairs)"]
+    assert not any("no score for" in note for note in run(long(write), distances="far").notes)
+
+
 def test_tables_without_a_common_pair_are_refused_even_where_missing_is_allowed(write: Write) -> None:
     scores = write("scores.csv", "source,target,far", [["a", "t", 1]])
     transfers = write("transfer.csv", "source,target,performance", [["b", "u", 1]])
-    with pytest.raises(DataError, match=r"error\[SK209\] .*no pair has both a score \(1 pairs\) and a performance \(1 pairs\)"):
+    with pytest.raises(DataError, match=r"error\[SK209\] .*no pair has both a score \(1 pair\) and a performance \(1 pair\)"):
         run(scores, performance=transfers, distances="far", allow_missing=True)
 
 
@@ -415,6 +559,21 @@ def test_scratch_has_no_similarity_and_needs_none(write: Write) -> None:
     result = run(scores, performance=transfers, distances="far")
     assert "scratch" not in result.sources
     assert any("2 pairs of the baseline 'scratch' left out" in note for note in result.notes)
+
+
+def test_scratch_is_no_source_even_where_it_is_scored(write: Write) -> None:
+    extra = [["scratch", "t", 0.4, 0.0], ["scratch", "u", 0.5, 9.0]]
+    table = write("t.csv", "source,target,performance,far", [*([s, t, GOOD[s, t], FAR[s, t]] for s, t in GOOD), *extra])
+    found = run(table, distances="far")
+    assert found.sources == SOURCES
+    assert found.methods == run(wide(write), distances="far").methods
+    note = "2 pairs of the baseline 'scratch' left out: it is no data set and has no similarity"
+    assert note in found.notes
+    gains = run(table, distances="far", baseline="scratch")
+    assert (gains.sources, gains.methods[0].targets[0].points[0][2]) == (SOURCES, pytest.approx(25.0))
+    scores = write("scores.csv", "source,target,far", [*([s, t, FAR[s, t]] for s, t in FAR), ["scratch", "t", 0.0]])
+    two = run(scores, performance=write("transfer.csv", "source,target,performance", [[s, t, GOOD[s, t]] for s, t in GOOD]), distances="far")
+    assert (two.sources, sum("1 pair of the baseline 'scratch' left out" in one for one in two.notes)) == (SOURCES, 1)
 
 
 def test_self_pairs_are_left_out_and_shown_apart(write: Write) -> None:

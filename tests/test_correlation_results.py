@@ -373,7 +373,7 @@ def test_the_difference_to_the_static_baseline_has_an_interval() -> None:
     low, high = far.versus_static_interval
     assert low < far.versus_static < high
     assert low > 0  # a strong measure against sources without an effect of their own
-    assert f"vs static, 95 % CI, wide, not adjusted for the number of methods: far {far.versus_static:+.2f} [{low:+.2f}, {high:+.2f}], noise " in found.text(200)
+    assert f"not adjusted for the number of methods: far {far.versus_static:+.2f} [{low:+.2f}, {high:+.2f}], noise " in found.text(200)
     assert "Better than the static list: far." in found.text(300)
     assert found.frame[["versus_static_lower", "versus_static_upper"]].iloc[0].tolist() == [low, high]
     assert run(frame(6, 1)).methods[0].versus_static_interval is None

@@ -42,7 +42,7 @@ def test_unnamed_index_column_is_a_column_without_name(tmp_path: Path) -> None:
 
 
 def test_rows_with_more_or_fewer_fields_are_refused_with_their_lines(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"t.csv:3: 1 fields, the header has 2(.|\n)*t.csv:4: 3 fields, the header has 2"):
+    with pytest.raises(DataError, match=r"t.csv:3: 1 field, the header has 2(.|\n)*t.csv:4: 3 fields, the header has 2"):
         read_table(write(tmp_path, "a,b\n1,2\n3\n4,5,6\n"))
 
 
@@ -56,11 +56,46 @@ def test_short_rows_can_be_read_as_empty_cells_and_are_listed(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("text", "match"), [
     ("", "the table is empty"), ("a,b\n", "a header and 0 rows"), ("a,b,a\n1,2,3\n", "column 'a' appears 2 times"),
-    (b"\x00\x01\x02", "is not text"), ("a,b\nä,1\n".encode("latin-1"), r"t.csv:2: is not UTF-8 \(byte 0xe4\)"), ('a,b\n"x,1\n', "cannot be parsed"),
+    (b"\x00\x01\x02", "is not text"),
+    ("a,b\nä,1\n".encode("latin-1"), r"t.csv:2: is not UTF-8 \(byte 0xe4\)\nfix: save the file as UTF-8 \(Excel: 'CSV UTF-8'\)"),
+    ('a,b\n"x,1\n', "cannot be parsed"),
 ])
 def test_what_is_no_table_is_refused(tmp_path: Path, text: str | bytes, match: str) -> None:
     with pytest.raises(DataError, match=match):
         read_table(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("text", "match"), [
+    ("Results\na,b,c\n1,2,3\n4,5,6\n", "line 1 has 1 field and all rows have 3: it is no header\nfix: delete the lines above the header"),
+    ("Results\na,b,c\n", "line 1 has 1 field and all rows have 3: it is no header"),
+    ("Results, mine\n\na,b,c,d\n1,2,3,4\n5,6,7,8,9\n", "line 1 has 2 fields and all rows have 4 to 5: it is no header"),
+    ("Results\nof May\na;b;c\n1;2;3\n", "lines 1 to 2 have 1 field each and all rows have 3: they are no header\nfix: delete the lines above the header"),
+    ("a,b\nx,1,2\ny,3,4\n", r"line 1 has 2 fields and all rows have 3: a name is missing, or it is no header\nfix: name every column \(R leaves out"),
+])
+def test_titles_above_the_header_are_one_problem(tmp_path: Path, text: str, match: str) -> None:
+    for short_rows in ("error", "empty"):
+        with pytest.raises(DataError, match=rf"error\[SK202\] .*t.csv: {match}") as caught:
+            read_table(write(tmp_path, text), short_rows=short_rows)  # type: ignore[arg-type]
+        assert len(caught.value.problems) == 1
+
+
+def test_a_single_column_and_its_cells_are_no_titles(tmp_path: Path) -> None:
+    assert read_table(write(tmp_path, "a\nx;y\nz;w\n")).rows == (("x;y",), ("z;w",))
+    with pytest.raises(DataError, match=r"t.csv:3: 2 fields, the header has 1"):
+        read_table(write(tmp_path, "a\nx\ny,z\n"))
+
+
+def test_a_fault_of_many_cells_is_told_thrice_and_then_counted(tmp_path: Path) -> None:
+    cells = [*("few" for _ in range(4)), *("1.5" for _ in range(3)), *("" for _ in range(16)), "inf"]
+    with pytest.raises(DataError) as caught:
+        read_table(write(tmp_path, "id,auc\n" + "".join(f"x,{cell}\n" for cell in cells))).numbers("auc", high=1)
+    said = [str(problem).split("t.csv", 1)[1] for problem in caught.value.problems]
+    assert len(said) == 12
+    assert said[0] == ":2 (column 'auc'): 'few' is not a number\nfix: write a finite number with a decimal point"
+    assert sum("value 1.5 is outside" in one for one in said) == 3
+    assert said[9].startswith(":25 (column 'auc'): 'inf' is not a finite number")
+    assert said[10].startswith(" (column 'auc'): and 1 more cell of this column (line 5): not a number\nfix: write")
+    assert said[11].startswith(" (column 'auc'): and 13 more cells of this column (lines 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, ...): no value\nfix: give")
 
 
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
@@ -81,7 +116,7 @@ def test_cells_that_are_no_numbers_are_named(tmp_path: Path, cell: str, match: s
 
 
 def test_missing_numbers_are_nan_only_where_allowed(tmp_path: Path) -> None:
-    values = read_table(write(tmp_path, "id,auc\na,0.5\nb,\nc,NaN\n")).numbers("auc", empty=True)
+    values = read_table(write(tmp_path, "id,auc\na,0.5\nb,\nc,NaN\nd,N/A\ne,#n/a\nf,Null\n")).numbers("auc", empty=True)
     assert values[0] == 0.5
     assert all(math.isnan(value) for value in values[1:])
 

@@ -6,12 +6,13 @@ items were skipped or jobs failed; 5 resource; 6 integrity; 7 not enough data to
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
 import sys
 import tempfile
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -92,7 +93,8 @@ def entry(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         result = cli.main(arguments, prog_name="simkit", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
@@ -106,11 +108,13 @@ def entry(arguments: list[str] | None = None) -> int:
     except Terminated:
         return _stopped("terminated", 143)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush stays quiet
+        _silence(sys.stdout)
         return 141
     except MemoryError:
         click.echo("error[SK301] out of memory\nfix: use smaller data sets, a smaller batch or `maximum`; finished work is kept", err=True)
         return 5
+    except OSError as error:
+        return _unwritable(error) or _bug()
     except Exception:  # the last line of defence: a bug must leave a short message and a file
         return _bug()
 
@@ -119,6 +123,30 @@ def _usage(error: click.UsageError) -> int:
     where = error.ctx.command_path if error.ctx else "simkit"
     click.echo(f"error[SK101] {where}: {error.format_message()}\nfix: see `{where} --help`\nmore: simkit explain SK101", err=True)
     return 2
+
+
+def _silence(stream: TextIO) -> None:
+    """What is still in the stream goes nowhere, so that the interpreter's last flush stays quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _unwritable(error: OSError) -> int:
+    """Status 5 where the output could not be printed (its disk is full, or its device is gone); 0 for any other error."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    printing = frame is not None and frame.tb_frame.f_globals.get("__name__") in ("click.utils", __name__)
+    if not printing or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return 0
+    cause = f"{errno.errorcode[error.errno]}: {os.strerror(error.errno)}"
+    fix = "free some space, or send the output to another place; finished work is kept"
+    try:
+        click.echo(f"error[SK301] output: it cannot be printed ({cause})\nfix: {fix}\nmore: simkit explain SK301", err=True)
+    except OSError:
+        _silence(sys.stderr)
+    if sys.stdout is not None:
+        _silence(sys.stdout)
+    return 5
 
 
 def _rest(error: SimkitError) -> str:

@@ -95,7 +95,8 @@ def correlate(
     alias = tuple(alias)
     reading = {"allow_missing": allow_missing, "aggregate": aggregate, "decimal": decimal}
     scores, transfers = _readings(table, performance, methods, metric, reading)
-    found = directions(scores.scores, distances=distances, similarities=similarities, in_table=scores.higher_is_better, table=scores.name)
+    found = directions(scores.scores, distances=distances, similarities=similarities, in_table=scores.higher_is_better, table=scores.name,
+                       columns=scores.columns)
     if baseline != "none":
         scores, transfers = _relative(scores, transfers, baseline, alias)
     joined = join(scores, transfers, alias=alias, include_self=include_self, allow_missing=allow_missing)

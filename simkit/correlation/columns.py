@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from simkit.correlation.numerals import DecimalMark, has_decimal_comma, numbers
+from simkit.correlation.numerals import DecimalMark, has_decimal_comma, in_percent, numbers
 from simkit.correlation.recognition import Layout
 from simkit.errors import DataError, Problems
+from simkit.tables import IF_OUTSIDE, BadCell, counted
 
 __all__ = ["SAME", "Columns", "Pair", "shortened"]
 
@@ -22,7 +23,7 @@ SAME = 1e-9
 
 @dataclass
 class Columns:
-    """The columns of a table; what is wrong with their cells is collected in ``problems``, what was left out in ``notes`` and ``missing``."""
+    """The columns of a table; what is wrong with their cells is collected in ``problems`` and ``bad``, what was left out in ``notes`` and ``missing``."""
 
     layout: Layout
     allow_missing: bool
@@ -30,6 +31,7 @@ class Columns:
     problems: Problems = field(default_factory=Problems)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, list[int]] = field(default_factory=dict)
+    bad: list[BadCell] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.raw = self.layout.raw
@@ -41,9 +43,8 @@ class Columns:
         """A column of names, none of which may be empty."""
         column = self.layout.columns[role]
         names = [cell.strip() for cell in self.raw.column(column)]
-        for row, name in enumerate(names):
-            if not name:
-                self.problems.add("SK203", self.raw.where(row, column), "the cell is empty", f"give the name of the {role}")
+        empty = (row for row, name in enumerate(names) if not name)
+        self.raw.report(self.problems, (BadCell(row, column, "no name", "the cell is empty", f"give the name of the {role}") for row in empty))
         return names
 
     def optional(self, role: str) -> list[str]:
@@ -51,9 +52,16 @@ class Columns:
         column = self.layout.columns.get(role)
         return [cell.strip() for cell in self.raw.column(column)] if column is not None else [""] * len(self.raw)
 
-    def numbers(self, column: str, low: float = -math.inf, high: float = math.inf) -> list[float]:
-        """A column as numbers; every bad cell becomes a problem. NaN only where missing cells are allowed."""
-        values = self._numbers(column, low, high, self.allow_missing)
+    def numbers(self, column: str) -> list[float]:
+        """A column as numbers; bad cells become problems. NaN only where missing cells are allowed."""
+        return self._less_missing(column, self._numbers(column, -math.inf, math.inf, self.allow_missing))
+
+    def shares(self, column: str, say_percent: str) -> list[float]:
+        """:meth:`numbers` that must lie in 0..1; ``say_percent`` is how one says that they are percent."""
+        fix = f"they look like percent: divide them by 100, or say what they are ({say_percent})" if in_percent(self.raw.column(column)) else IF_OUTSIDE
+        return self._less_missing(column, self._numbers(column, 0.0, 1.0, self.allow_missing, fix))
+
+    def _less_missing(self, column: str, values: list[float]) -> list[float]:
         missing = [self.raw.lines[row] for row, value in enumerate(values) if math.isnan(value)]
         if missing:
             self.missing[column] = missing
@@ -67,9 +75,9 @@ class Columns:
         self.notes.append(f"{self.raw.path}: {'numbers have a decimal comma (stated)' if held else 'no number has a decimal comma: read with decimal points'}")
         return "," if held else "."
 
-    def _numbers(self, column: str, low: float, high: float, empty: bool) -> list[float]:
+    def _numbers(self, column: str, low: float, high: float, empty: bool, if_outside: str = IF_OUTSIDE) -> list[float]:
         try:
-            return numbers(self.raw, column, decimal=self.decimal, low=low, high=high, empty=empty)
+            return numbers(self.raw, column, decimal=self.decimal, low=low, high=high, empty=empty, if_outside=if_outside)
         except DataError as error:
             self.problems.catch(error)
             return [math.nan] * len(self.raw)
@@ -85,8 +93,9 @@ class Columns:
             alike: dict[tuple[int, ...], list[str]] = {}
             for column, lines in self.missing.items():
                 alike.setdefault(tuple(lines), []).append(f"'{column}'")
-            where = "; ".join(f"{', '.join(columns)} in {self.raw.unit}s {shortened(map(str, lines))}" for lines, columns in alike.items())
-            self.notes.append(f"{self.raw.path}: {count} empty cells left out ({where})")
+            where = "; ".join(f"{', '.join(columns)} in {self.raw.unit}{'s' if len(lines) > 1 else ''} {shortened(map(str, lines))}"
+                              for lines, columns in alike.items())
+            self.notes.append(f"{self.raw.path}: {counted(count, 'empty cell')} left out ({where})")
 
     def source_sizes(self) -> dict[str, float]:
         """Source -> number of images: what ``source_size`` says, else ``n_source`` of a long table where all rows of the source agree."""
@@ -103,7 +112,7 @@ class Columns:
             size, first = out.setdefault(source, (value, row))
             if size != value:
                 message = f"source '{source}' has size {value:g}, and {size:g} in {self.at(first)}"
-                self.problems.add("SK203", self.raw.where(row, column), message, "a source has one size")
+                self.bad.append(BadCell(row, column, "another size than a line above says", message, "a source has one size"))
         return {source: size for source, (size, _) in out.items()}
 
     def _images(self) -> dict[str, float]:
@@ -118,7 +127,8 @@ class Columns:
             self.notes.append(f"{self.raw.path}: the size of a source is taken from column '{column}'")
         if len(out) < len(said):
             names = shortened(sorted(set(said) - set(out)))
-            self.notes.append(f"{self.raw.path}: no size is known for {len(said) - len(out)} sources, whose rows differ in column '{column}' ({names})")
+            unknown = counted(len(said) - len(out), "source")
+            self.notes.append(f"{self.raw.path}: no size is known for {unknown}, whose rows differ in column '{column}' ({names})")
         return out
 
     def source_groups(self) -> dict[str, str]:
@@ -132,7 +142,7 @@ class Columns:
             first_group, first = out.setdefault(source, (group, row))
             if first_group != group:
                 message = f"source '{source}' is in group '{group}', and in '{first_group}' in {self.at(first)}"
-                self.problems.add("SK203", self.raw.where(row, column), message, "a source belongs to one group")
+                self.bad.append(BadCell(row, column, "another group than a line above says", message, "a source belongs to one group"))
         return {source: group for source, (group, _) in out.items()}
 
     def performance_sds(self, performance: Mapping[Pair, Collection[str]]) -> dict[Pair, float]:
@@ -148,7 +158,7 @@ class Columns:
             sd, first = out.setdefault(pair, (value, row))
             if not math.isclose(sd, value, rel_tol=SAME, abs_tol=0.0):
                 message = f"the standard deviation of {pair[0]} -> {pair[1]} is {value:.10g}, and {sd:.10g} in {self.at(first)}"
-                self.problems.add("SK203", self.raw.where(row, column), message, "a pair has one performance_sd")
+                self.bad.append(BadCell(row, column, "another standard deviation than a line above says", message, "a pair has one performance_sd"))
         several = next((pair for pair, replicates in performance.items() if len(replicates) > 1), None)
         if out and several is not None:
             message = f"column '{column}' stands beside replicates of the performance ({several[0]} -> {several[1]} has {len(performance[several])})"

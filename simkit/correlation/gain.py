@@ -11,6 +11,7 @@ from simkit.correlation.joining import SCRATCH, same_data
 from simkit.correlation.names import closest
 from simkit.correlation.reading import Pair, Reading, average
 from simkit.errors import DataError, Problems, UsageError
+from simkit.tables import counted
 
 __all__ = ["relative_gain"]
 
@@ -72,11 +73,12 @@ def _no_baseline(transfers: Reading, baseline: str, missing: list[str], count: i
     """Message and remedy for targets without a baseline."""
     empty = {pair[1] for pair, _ in transfers.undefined if pair[0] == (SCRATCH if baseline == "scratch" else pair[1])}
     each = shortened((f"'{target}'" + (" (its performance is empty)" if target in empty else "") for target in missing), 20)
+    have = "has" if len(missing) == 1 else "have"
     if baseline == "scratch":
         guess = closest(SCRATCH, {source for source, _ in transfers.performance})
-        return (f"{len(missing)} of {count} targets have no row with source '{SCRATCH}'{guess}, the baseline: {each}",
+        return (f"{len(missing)} of {counted(count, 'target')} {have} no row with source '{SCRATCH}'{guess}, the baseline: {each}",
                 f"add the performance of training from random weights as source '{SCRATCH}', or take another baseline (--baseline self or none)")
-    return (f"{len(missing)} of {count} targets have no row whose source is the target itself, the baseline: {each}",
+    return (f"{len(missing)} of {counted(count, 'target')} {have} no row whose source is the target itself, the baseline: {each}",
             "add the performance of training on the target itself as a row with source = target, name the same data by alias (--alias A=B), "
             "or take another baseline (--baseline scratch or none)")
 
@@ -116,8 +118,11 @@ def _gains(transfers: Reading, of_target: Mapping[str, Pair]) -> tuple[dict[Pair
     notes = []
     if left_out:
         each = shortened(f"{source} -> {target} {count}" for (source, target), count in left_out.items())
-        notes.append(f"performance: {sum(left_out.values())} replicates of {len(left_out)} pairs left out, which the baseline lacks ({each})")
+        how_many = f"{counted(sum(left_out.values()), 'replicate')} of {counted(len(left_out), 'pair')}"
+        notes.append(f"performance: {how_many} left out, which the baseline lacks ({each})")
     if relabelled:
         each = shortened(f"{source} -> {target}" for source, target in relabelled)
-        notes.append(f"performance: {len(relabelled)} pairs have one value under another label than the one value of their baseline; compared with it ({each})")
+        have, their = ("has", "its") if len(relabelled) == 1 else ("have", "their")
+        notes.append(f"performance: {counted(len(relabelled), 'pair')} {have} one value under another label than the one value of {their} baseline; "
+                     f"compared with it ({each})")
     return gains, notes

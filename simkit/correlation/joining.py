@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.correlation.columns import Pair
-from simkit.correlation.names import closest, similar_data_sets
+from simkit.correlation.names import closest, difference, respellings, similar_data_sets
 from simkit.correlation.reading import Reading, average
 from simkit.errors import DataError, Problems, UsageError, nearest
+from simkit.tables import counted
 
 __all__ = ["SCRATCH", "Joined", "Rectangle", "join", "rectangle", "same_data"]
 
 SCRATCH = "scratch"
 """The source that stands for training from random weights: a baseline, no data set, so it has no similarity to anything."""
+
+GAPS = 5
+"""How many pairs without a score the note on a method names."""
 
 Value = TypeVar("Value")
 
@@ -102,6 +106,8 @@ def same_data(alias: Iterable[tuple[str, str]], known: Iterable[str]) -> tuple[d
 def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]] = (), include_self: bool = False, allow_missing: bool = False) -> Joined:
     """Scores and performances of the same pairs; ``scores`` and ``transfers`` may be one reading of one table.
 
+    Pairs whose source is 'scratch' (training from random weights) are left out of both and counted: whatever stands as their score means nothing.
+
     Args:
         scores: the scores.
         transfers: the performances.
@@ -120,23 +126,26 @@ def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]
     notes = [f"'{old}' of {scores.name} is taken for '{new}' of {transfers.name} (alias)" for old, new in sorted(rename.items())]
     scored = {_renamed(pair, rename) for pair in scored}
     self_pairs = frozenset(pair for pair in scored | performed if root.get(pair[0], pair[0]) == root.get(pair[1], pair[1]))
-    scratch = {pair for pair in performed - scored if pair[0] == SCRATCH} if all(source != SCRATCH for source, _ in scored) else set()
+    scratch = {pair for pair in scored | performed if pair[0] == SCRATCH}
     if scratch:
-        notes.append(f"{len(scratch)} pairs of the baseline '{SCRATCH}' left out: it is no data set and has no similarity")
-    ignored = scratch | (frozenset() if include_self else self_pairs)
+        notes.append(f"{counted(len(scratch), 'pair')} of the baseline '{SCRATCH}' left out: it is no data set and has no similarity")
+    scored, performed = scored - scratch, performed - scratch
+    ignored = frozenset() if include_self else self_pairs
     if scores is not transfers:
         notes += _unmatched(scores.name, scored - ignored, transfers.name, performed - ignored, allow_missing)
     both = scored & performed
     if not both:
-        message = f"no pair has both a score ({len(scored)} pairs) and a performance ({len(performed)} pairs)"
+        message = f"no pair has both a score ({counted(len(scored), 'pair')}) and a performance ({counted(len(performed), 'pair')})"
         raise DataError("SK209", transfers.name, message, "check that both tables name the same sources and targets")
-    warnings += _twice(both if include_self else both - self_pairs, root)
+    warnings += _twice(both - ignored, root)
     rows, columns = {source for source, _ in both}, {target for _, target in both}
     # scores of pairs without a performance count where permutations bring them beside one, and performances without a score for the regret
     shown = both | {pair for pair in scored - self_pairs if pair[0] in rows and pair[1] in columns}
-    measured = both if scores is not transfers else both | {pair for pair in performed - self_pairs - scratch if pair[0] in rows and pair[1] in columns}
+    measured = both if scores is not transfers else both | {pair for pair in performed - self_pairs if pair[0] in rows and pair[1] in columns}
+    kept = {method: _kept(pairs, rename, shown) for method, pairs in scores.scores.items()}
+    notes += _gaps(kept, measured - ignored)
     return Joined(
-        {method: _kept(pairs, rename, shown) for method, pairs in scores.scores.items()}, {pair: transfers.performance[pair] for pair in sorted(measured)},
+        kept, {pair: transfers.performance[pair] for pair in sorted(measured)},
         {rename.get(name, name): size for name, size in (*scores.source_size.items(), *transfers.source_size.items())}, tuple(notes), tuple(warnings),
         self_pairs & both, {method: _kept(pairs, rename, both) for method, pairs in scores.score_replicates.items()}, _groups(scores, transfers, rename),
         {pair: sd for pair, sd in transfers.performance_sd.items() if pair in both},
@@ -150,6 +159,20 @@ def _scored(reading: Reading) -> set[Pair]:
 def _kept(values: Mapping[Pair, Value], rename: Mapping[str, str], both: Collection[Pair]) -> dict[Pair, Value]:
     """The values of one method under the names of the transfer table, for the pairs that both tables have."""
     return {new: value for pair, value in values.items() if (new := _renamed(pair, rename)) in both}
+
+
+def _gaps(scores: Mapping[str, Mapping[Pair, float]], pairs: Collection[Pair]) -> list[str]:
+    """Notes on the pairs with a performance that methods do not score; methods that lack the same ones share a note."""
+    alike: dict[tuple[Pair, ...], list[str]] = {}
+    for method, values in scores.items():
+        lacking = tuple(sorted(pair for pair in pairs if pair not in values))
+        if lacking:
+            alike.setdefault(lacking, []).append(method)
+    notes = []
+    for lacking, methods in alike.items():
+        each = ", ".join(f"{source} -> {target}" for source, target in lacking[:GAPS]) + (", ..." if len(lacking) > GAPS else "")
+        notes.append(f"{', '.join(methods)}: no score for {each} ({counted(len(lacking), 'pair')})")
+    return notes
 
 
 def _name_warnings(scores: Reading, transfers: Reading, root: Mapping[str, str]) -> list[str]:
@@ -202,28 +225,53 @@ def _renames(scored: set[Pair], performed: set[Pair], root: Mapping[str, str]) -
 
 
 def _unmatched(score_name: str, scored: set[Pair], transfer_name: str, performed: set[Pair], allow_missing: bool) -> list[str]:
-    """Notes on pairs that only one table has, or DataError."""
+    """Notes on pairs that only one table has, or DataError; where that is all a matter of spelling, nothing else is said."""
     problems, notes = Problems(), []
     matched = len(scored & performed)
+    respelled = _respelled(scored, performed)
     for name, mine, other_name, others, what in (
         (score_name, scored, transfer_name, performed, "performance"), (transfer_name, performed, score_name, scored, "score"),
     ):
         lonely = sorted(mine - others)
-        if not lonely:
+        if not lonely or (respelled is not None and problems.found):
             continue
-        pairs = ", ".join(f"{source} -> {target}" for source, target in lonely[:10]) + (", ..." if len(lonely) > 10 else "")
-        message = f"{len(lonely)} of {len(mine)} pairs have no {what} in {other_name}: {pairs}"
-        for role, side in (("source", 0), ("target", 1)):
-            known = {pair[side] for pair in others}
-            absent = sorted({pair[side] for pair in lonely} - known)
-            if absent:
-                message += f"; {role}s that are not there: " + ", ".join(f"'{one}'{closest(one, known)}" for one in absent)
-        fix = "correct the names, give alias=[(NAME, NAME)], or leave such pairs out with allow_missing (--allow-missing)"
-        problems.add("SK209", name, f"{message}; {matched} pairs match", fix)
-        notes.append(f"{name}: {message}; left out")
-    if not allow_missing:
+        have = f"{len(lonely)} of {counted(len(mine), 'pair')} {'has' if len(lonely) == 1 else 'have'} no {what} in {other_name}: "
+        fix = "correct the names, give alias=[('A', 'B')] (--alias A=B), or leave such pairs out: allow_missing=True (--allow-missing)"
+        message, fix = respelled if respelled is not None else (_lonely(lonely, others), fix)
+        problems.add("SK209", name, f"{have}{message}; {counted(matched, 'pair')} {'matches' if matched == 1 else 'match'}", fix)
+        notes.append(f"{name}: {have}{message}; left out")
+    if not allow_missing or (respelled is not None and not matched):
         problems.raise_if_any(DataError)
     return notes
+
+
+def _lonely(lonely: list[Pair], others: Collection[Pair]) -> str:
+    """Pairs that the other table lacks, and the names among theirs that it lacks altogether."""
+    text = ", ".join(f"{source} -> {target}" for source, target in lonely[:10]) + (", ..." if len(lonely) > 10 else "")
+    for role, side in (("source", 0), ("target", 1)):
+        known = {pair[side] for pair in others}
+        absent = sorted({pair[side] for pair in lonely} - known)
+        if absent:
+            text += f"; {role}s that are not there: " + ", ".join(f"'{one}'{closest(one, known)}" for one in absent)
+    return text
+
+
+def _respelled(scored: set[Pair], performed: set[Pair]) -> tuple[str, str] | None:
+    """What is wrong and the remedy, where all pairs without a partner have one as soon as letter case and the like are set aside; else None."""
+    lonely = scored - performed
+    sources, targets = (respellings({pair[side] for pair in lonely}, {pair[side] for pair in performed}) for side in (0, 1))
+    partners = {(sources.get(source, source), targets.get(target, target)) for source, target in lonely}
+    if not lonely or partners != performed - scored or len(partners) < len(lonely):
+        return None
+    names = {**sources, **targets}
+    shown = [difference(here, there) for here, there in names.items()]
+    which = " and ".join(counted(len(some), role) for some, role in ((sources, "source"), (targets, "target")) if some)
+    verb = "differs" if len(sources) + len(targets) == 1 else "differ"
+    more = ", ..." if len(names) > 1 else ""
+    message = f"{which} {verb} only by {' or '.join(dict.fromkeys(how for _, _, how in shown))} ({shown[0][0]} here, {shown[0][1]} there{more})"
+    (here, there), *_ = names.items()
+    alias = f"alias=[({shown[0][0]}, {shown[0][1]}){more}] (--alias {here}={there}{' ...' if more else ''})"
+    return message, f"spell the names alike in both tables, or give {alias}"
 
 
 def rectangle(joined: Joined, *, include_self: bool) -> Rectangle:

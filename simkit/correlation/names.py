@@ -9,7 +9,7 @@ from itertools import combinations
 
 from simkit.errors import nearest
 
-__all__ = ["closest", "similar_data_sets", "similar_names"]
+__all__ = ["closest", "difference", "respellings", "similar_data_sets", "similar_names"]
 
 SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015]+")
 """What words of a name are joined with: spaces, underscores, hyphens and dashes."""
@@ -34,7 +34,7 @@ def similar_data_sets(pairs: Collection[tuple[str, str]], root: Mapping[str, str
         crossed = (one in sources and two in targets) or (two in sources and one in targets)
         taken = " and ".join(both) or "two data sets, a source and a target"
         hidden = "; the pair of the two would be a self pair, and counts as any other" if crossed else ""
-        shown_one, shown_two, how = _difference(one, two)
+        shown_one, shown_two, how = difference(one, two)
         warnings.append(f"{shown_one} and {shown_two} are taken for {taken}, and differ only by {how}{hidden}; if they are one, correct the table, "
                         f"or give alias=[({shown_one}, {shown_two})] (--alias {one}={two})")
     return warnings
@@ -44,7 +44,7 @@ def similar_names(names: Iterable[str], role: str) -> list[str]:
     """A warning for every two names, of methods or of groups, that differ only by letter case, separators or Unicode form."""
     warnings = []
     for one, two in _look_alikes(set(names)):
-        shown_one, shown_two, how = _difference(one, two)
+        shown_one, shown_two, how = difference(one, two)
         warnings.append(f"{shown_one} and {shown_two} are taken for two {role}, and differ only by {how}; if they are one, correct the table")
     return warnings
 
@@ -52,7 +52,16 @@ def similar_names(names: Iterable[str], role: str) -> list[str]:
 def closest(name: str, known: Collection[str]) -> str:
     """``" (did you mean 'isic'?)"`` for a known name that differs by letter case and the like, else for the nearest spelling, or ``""``."""
     same = sorted(other for other in known if other != name and _key(other) == _key(name))
-    return f" (did you mean {_difference(name, same[0])[1]}?)" if same else nearest(name, known)
+    return f" (did you mean {difference(name, same[0])[1]}?)" if same else nearest(name, known)
+
+
+def respellings(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Name -> the one known name that differs from it only by letter case, separators or Unicode form; of the names that are not known."""
+    known = set(known)
+    alike: dict[str, list[str]] = {}
+    for name in known:
+        alike.setdefault(_key(name), []).append(name)
+    return {name: alike[_key(name)][0] for name in sorted(set(names) - known) if len(alike.get(_key(name), ())) == 1}
 
 
 def _look_alikes(names: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -69,7 +78,7 @@ def _key(name: str) -> str:
     return SEPARATORS.sub("", re.sub(rf"(?<=\d){SEPARATORS.pattern}(?=\d)", "|", folded))
 
 
-def _difference(one: str, two: str) -> tuple[str, str, str]:
+def difference(one: str, two: str) -> tuple[str, str, str]:
     """Both names as messages show them, and by what they differ; other forms of the same characters look alike, so they are written out."""
     plain_one, plain_two = (unicodedata.normalize("NFC", name) for name in (one, two))
     if plain_one == plain_two:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from simkit.errors import DataError, Problems
-from simkit.tables import RawTable
+from simkit.tables import IF_OUTSIDE, RawTable, counted
 
-__all__ = ["DecimalMark", "has_decimal_comma", "is_number", "numbers"]
+__all__ = ["DecimalMark", "has_decimal_comma", "in_percent", "is_number", "numbers"]
 
 DecimalMark: TypeAlias = Literal[".", ","]
 """What stands between the whole and the fractional part of a number."""
+
+IF_MISSING = "give the number, or leave such cells out, which counts them: allow_missing=True (--allow-missing)"
+"""What messages advise for an empty cell."""
 
 
 def is_number(cell: str) -> bool:
@@ -29,16 +33,25 @@ def has_decimal_comma(cell: str) -> bool:
     return "," in cell and is_number(cell.replace(",", "."))
 
 
+def in_percent(cells: Iterable[str]) -> bool:
+    """Whether the cells of a column, which should hold shares of 1, look like percent: those outside 0..1 lie in (1, 100], and are half or more."""
+    values = [float(cell.replace(",", ".") if has_decimal_comma(cell) else cell) for cell in cells if is_number(cell) or has_decimal_comma(cell)]
+    finite = [value for value in values if math.isfinite(value)]
+    outside = [value for value in finite if not 0 <= value <= 1]
+    return bool(outside) and 2 * len(outside) >= len(finite) and all(1 < value <= 100 for value in outside)
+
+
 def numbers(
     raw: RawTable, column: str, *, decimal: DecimalMark = ".", low: float = -math.inf, high: float = math.inf, empty: bool = False,
+    if_outside: str = IF_OUTSIDE,
 ) -> list[float]:
     """A column as finite numbers; an empty cell is NaN when ``empty`` is allowed.
 
     A comma is never taken for a decimal point unless that was stated: 1,234 may be a little more than one, or a thousand.
 
     Raises:
-        DataError: naming line, column and value of every cell that is not a number in [low, high]; the cells of a column that are written
-            with the other decimal mark are one problem with their count.
+        DataError: naming line, column and value of the cells that are no number in [low, high] (see :meth:`RawTable.numbers`); the cells of a
+            column that are written with the other decimal mark are one problem with their count.
     """
     cells = raw.column(column)
     other = [row for row, cell in enumerate(cells) if (has_decimal_comma(cell) if decimal == "." else "." in cell and is_number(cell))]
@@ -50,7 +63,7 @@ def numbers(
     # a delimiter that is a comma keeps the table from deciding by itself how its numbers are written
     plain = replace(raw, columns=(column,), rows=tuple((text,) for text in texts), lines=tuple(raw.lines[row] for row in kept), delimiter=",")
     try:
-        for row, value in zip(kept, plain.numbers(column, low=low, high=high, empty=empty), strict=True):
+        for row, value in zip(kept, plain.numbers(column, low=low, high=high, empty=empty, if_missing=IF_MISSING, if_outside=if_outside), strict=True):
             out[row] = value
     except DataError as error:
         problems.catch(error)
@@ -60,7 +73,7 @@ def numbers(
 
 def _other_mark(cell: str, count: int, decimal: DecimalMark) -> tuple[str, str]:
     """Message and remedy for a column that is written with the decimal mark that was not stated."""
-    also = f" (and {count - 1} more cells of this column)" if count > 1 else ""
+    also = f" (and {counted(count - 1, 'more cell')} of this column)" if count > 1 else ""
     if decimal == ".":
         return (f"'{cell}' holds a comma{also}: numbers are read with a decimal point",
                 f"write {cell.replace(',', '.')}, or state that this table has decimal commas: decimal=',' (--decimal ,)")

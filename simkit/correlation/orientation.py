@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from simkit.errors import Problems, SimkitError, UsageError, nearest
+from simkit.correlation.names import closest
+from simkit.errors import SHOWN, Problems, SimkitError, UsageError
 from simkit.registry import ESTIMATORS
 
 __all__ = ["Directions", "directions"]
@@ -28,7 +29,7 @@ class Directions:
 
 def directions(
     methods: Iterable[str], *, distances: Iterable[str] = (), similarities: Iterable[str] = (), in_table: Mapping[str, bool] | None = None,
-    table: str = "the table",
+    table: str = "the table", columns: Collection[str] = (),
 ) -> Directions:
     """The direction of every method: stated by the caller, else by the table's ``higher_is_better`` column, else known to the registry.
 
@@ -38,6 +39,7 @@ def directions(
         similarities: methods whose higher values mean more similar.
         in_table: what the ``higher_is_better`` column says, for the methods for which it says something.
         table: how messages name the table.
+        columns: of the table, for the advice on a name that is one of them and no method.
 
     Raises:
         UsageError: a name that is no method of the table (SK101), stated both ways (SK102), or a method of unknown direction (SK211).
@@ -47,12 +49,15 @@ def directions(
     for option, names in (("distances", distances), ("similarities", similarities)):
         for name in names:
             if name not in methods:
-                problems.add("SK101", option, f"'{name}' is not a method of {table}{nearest(name, methods)}", f"methods found: {', '.join(methods)}")
+                is_column = name in columns
+                fix = f"; a column that is not taken for a measure by itself is named by methods=['{name}'] (--method {name})" if is_column else ""
+                message = f"'{name}' is not a method of {table}{'' if is_column else closest(name, methods)}"
+                problems.add("SK101", option, message, f"methods found: {', '.join(methods)}{fix}")
     for name in sorted(set(distances) & set(similarities)):
         problems.add("SK102", "distances, similarities", f"'{name}' is stated both as a distance and as a similarity", "state one of them")
     stated = dict.fromkeys(similarities, True) | dict.fromkeys(distances, False)
     out: dict[str, bool] = {}
-    notes, warnings = [], []
+    notes, warnings, unknown = [], [], []
     for name in methods:
         if name in stated and in_table.get(name, stated[name]) != stated[name]:
             message = f"'{name}' is stated as a {_word(stated[name])}, and the column higher_is_better says {str(in_table[name]).lower()}"
@@ -61,18 +66,32 @@ def directions(
         said = stated.get(name, in_table.get(name))
         known = _registered(name, required=said is None)
         if said is None and known is None:
-            fix = (f"give distances=['{name}'] (--distance {name}) if lower values mean more similar, "
-                   f"similarities=['{name}'] (--similarity {name}) if higher values do")
-            why = "it depends on the options of that measure" if name in ESTIMATORS.names() else "it is no registered measure"
-            problems.add("SK211", table, f"the direction of '{name}' is not known: {why} and nothing states it", fix)
+            unknown.append(name)
             continue
         by = "stated" if name in stated else "column higher_is_better" if name in in_table else "known measure"
         out[name] = bool(known if said is None else said)
         notes.append(f"{name}: {'higher' if out[name] else 'lower'} values count as more similar ({by})")
         if known is not None and known != out[name]:
             warnings.append(f"{name}: taken as a {_word(out[name])} ({by}), but simkit's measure of that name is a {_word(known)}")
+    if unknown:
+        problems.add("SK211", table, *_unknown(unknown))
     problems.raise_if_any(UsageError)
     return Directions(out, tuple(notes), tuple(warnings))
+
+
+def _unknown(names: Sequence[str]) -> tuple[str, str]:
+    """Message and remedy for methods of unknown direction."""
+    no_measure = "if a column is no measure, name the measures: methods=[...] (--method NAME)"
+    if len(names) == 1:
+        (name,) = names
+        why = "it depends on the options of that measure" if name in ESTIMATORS.names() else "it is no registered measure"
+        fix = (f"give distances=['{name}'] (--distance {name}) if lower values mean more similar, "
+               f"similarities=['{name}'] (--similarity {name}) if higher values do; {no_measure}")
+        return f"the direction of '{name}' is not known: {why} and nothing states it", fix
+    each = ", ".join(f"'{name}'" for name in names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    fix = ("give distances=[...] (--distance NAME,NAME,...) with those whose lower values mean more similar, "
+           f"similarities=[...] (--similarity NAME,NAME,...) with those whose higher values do; {no_measure}")
+    return f"the direction of {len(names)} methods is not known, and nothing states it: {each}", fix
 
 
 def _word(higher_is_better: bool) -> str:

@@ -12,8 +12,9 @@ from simkit.correlation.columns import SAME, Columns, Pair, shortened
 from simkit.correlation.metrics import is_share, kind_of_metric, refuse_lower_is_better
 from simkit.correlation.names import similar_data_sets, similar_names
 from simkit.correlation.numerals import DecimalMark
-from simkit.correlation.recognition import Layout
+from simkit.correlation.recognition import Layout, is_pattern, long_in_disguise
 from simkit.errors import DataError, UsageError
+from simkit.tables import IN_FULL, MISSING, BadCell, counted
 
 __all__ = ["Pair", "Reading", "average", "read"]
 
@@ -39,6 +40,7 @@ class Reading:
         source_group: source -> group, of the sources for which the table names one.
         performance_sd: (source, target) -> standard deviation of the noise of the performance as it is given.
         warnings: names that are almost the same.
+        columns: of the table; those of a wide one are methods as soon as they are named.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Reading:
     source_group: Mapping[str, str] = field(default_factory=dict)
     performance_sd: Mapping[Pair, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
 
 def average(values: Iterable[float]) -> float:
@@ -103,13 +106,14 @@ class _Reader(Columns):
         scores, replicates = self.scores()
         directions = self.directions()
         sizes, groups, noise = self.source_sizes(), self.source_groups(), self.performance_sds(performance)
+        self.raw.report(self.problems, self.bad)
         self.problems.raise_if_any(DataError)
         self.missing_note()
         named = {*performance, *(pair for pairs in scores.values() for pair in pairs)}
         warnings = (*similar_data_sets(named), *similar_names(scores, "methods"), *similar_names(groups.values(), "groups of sources"))
         return Reading(
             self.raw.path, scores, directions, performance, metric, sizes, (*self.layout.notes, *self.notes), tuple(self.undefined),
-            replicates, groups, noise, warnings,
+            replicates, groups, noise, warnings, self.raw.columns,
         )
 
     def metric(self) -> str:
@@ -125,8 +129,11 @@ class _Reader(Columns):
             raise UsageError("SK102", "metric", message, "leave the option out, or give the other table")
         for metric in [self.wanted_metric] if self.wanted_metric else said or [self.layout.performance_label]:
             refuse_lower_is_better(metric, self.raw.path)
-            if not is_share(metric):
-                self.notes.append(f"performance: '{metric}' is no metric that simkit knows: higher performance counts as better")
+            if is_share(metric):
+                continue
+            named = metric in said or metric == self.wanted_metric or not (is_pattern(metric) or metric.casefold() == "performance")
+            what = f"'{metric}' is no metric that simkit knows" if named else "no metric is stated (metric='auc', --metric auc)"
+            self.notes.append(f"performance: {what}: higher performance counts as better")
         return self.wanted_metric or ", ".join(said) or self.layout.performance_label
 
     def mixed_metrics(self, column: str, cells: list[str]) -> None:
@@ -147,24 +154,32 @@ class _Reader(Columns):
         columns = self.layout.columns
         roles = ["source", "target", *(["method"] if self.layout.form == "long" else []), *(r for r in ("replicate", "value_replicate") if r in columns)]
         seen: dict[tuple[str, ...], int] = {}
-        repeated = 0
+        repeated: list[int] = []
+        fix = "remove one of the two, tell them apart by a column 'replicate', or average them: aggregate='mean' (--aggregate mean)"
+        if self.layout.form == "wide" and (column := long_in_disguise(self.raw)):
+            fix += f"; for a long table, call the column '{column}' 'method' and that of its numbers 'value'"
         for row, (pair, method, replicate, value_replicate) in enumerate(zip(self.pairs, self.methods, self.replicates, self.value_replicates, strict=True)):
             key = (*pair, method, replicate, value_replicate)
-            if key in seen and self.aggregate is None:
+            if key not in seen:
+                seen[key] = row
+                continue
+            repeated.append(row)
+            if self.aggregate is None and len(repeated) <= IN_FULL:
                 message = f"the same {', '.join(roles)} as in {self.at(seen[key])}: {', '.join(part for part in key if part)}"
-                fix = "remove one of the two, tell them apart by a column 'replicate', or average them (aggregate='mean')"
                 self.problems.add("SK204", self.raw.line(row), message, fix)
-            repeated += key in seen
-            seen.setdefault(key, row)
-        if repeated and self.aggregate is not None:
-            self.notes.append(f"{self.raw.path}: {repeated} rows repeat the {', '.join(roles)} of another row: averaged")
+        if self.aggregate is None and (rest := repeated[IN_FULL:]):
+            message = f"and {counted(len(rest), 'more row')} ({self.raw.places(rest)}): the same {', '.join(roles)} as in a row above"
+            self.problems.add("SK204", self.raw.path, message, fix)
+        elif repeated and self.aggregate is not None:
+            verb = "repeats" if len(repeated) == 1 else "repeat"
+            self.notes.append(f"{self.raw.path}: {counted(len(repeated), 'row')} {verb} the {', '.join(roles)} of another row: averaged")
 
     def performances(self, metric: str) -> dict[Pair, dict[str, float]]:
         bounded = all(is_share(one) for one in metric.split(", "))
         several = len(self.layout.performance) > 1
         cells: dict[tuple[Pair, str], dict[tuple[str, str], list[tuple[float, int]]]] = {}
         for column in self.layout.performance:
-            values = self.numbers(column, 0.0, 1.0) if bounded else self.numbers(column)
+            values = self.shares(column, self.in_percent(metric)) if bounded else self.numbers(column)
             for row, value in enumerate(values):
                 replicate = "/".join(part for part in (self.replicates[row], column if several else "") if part)
                 if math.isnan(value):
@@ -178,11 +193,17 @@ class _Reader(Columns):
         lost = len(set(self.pairs) - set(out)) if self.layout.performance and not self.problems.found else 0
         if lost:
             names = shortened(f"{s} -> {t}" for s, t in sorted(set(self.pairs) - set(out)))
-            self.notes.append(f"{self.raw.path}: {lost} pairs have no performance ({names})")
+            self.notes.append(f"{self.raw.path}: {counted(lost, 'pair')} {'has' if lost == 1 else 'have'} no performance ({names})")
         counts = {len(replicates) for replicates in out.values()}
         if len(counts) > 1:
             self.notes.append(f"performance: pairs have {min(counts)} to {max(counts)} replicates")
         return out
+
+    def in_percent(self, metric: str) -> str:
+        """How one says that performances are percent: where the metric is stated."""
+        said = any(self.optional("performance_metric"))
+        column = self.layout.columns.get("performance_metric")
+        return f"'{metric} in percent' in column '{column}'" if said else f"metric='{metric} in percent', --metric '{metric} in percent'"
 
     def one_performance(self, pair: Pair, replicate: str, said: list[list[tuple[float, int]]]) -> float:
         """The performance of a pair and replicate, which all rows of the pair must agree on."""
@@ -193,7 +214,7 @@ class _Reader(Columns):
                 what = f"{pair[0]} -> {pair[1]}" + (f", replicate {replicate}" if replicate else "")
                 message = f"the performance of {what} is {mean:.10g}, and {means[0]:.10g} in {self.at(said[0][0][1])}"
                 fix = "a pair has one performance per replicate: correct it, or add a column 'replicate'"
-                self.problems.add("SK203", self.raw.where(rows[0][1], column), message, fix)
+                self.bad.append(BadCell(rows[0][1], column, "another performance than a line above says", message, fix))
                 break
         return means[0]
 
@@ -262,15 +283,16 @@ class _Reader(Columns):
         first: dict[str, tuple[bool, int]] = {}
         for row, cell in enumerate(self.raw.column(column)):
             text = cell.strip().lower()
-            if text in ("", "nan", "na") or not self.methods[row]:
+            if text in MISSING or not self.methods[row]:
                 continue
             if text not in words:
-                self.problems.add("SK203", self.raw.where(row, column), f"'{cell.strip()}' is neither true nor false", "write true or false")
+                what = "neither true nor false"
+                self.bad.append(BadCell(row, column, what, f"'{cell.strip()}' is {what}", "write true or false"))
                 continue
             said, line = first.setdefault(new_name[self.methods[row]], (words[text], self.raw.lines[row]))
             if said != words[text]:
                 message = f"'{self.methods[row]}' is {text} here and {str(said).lower()} in {self.raw.unit} {line}"
-                self.problems.add("SK211", self.raw.where(row, column), message, "a method has one direction")
+                self.bad.append(BadCell(row, column, "another direction than a line above says", message, "a method has one direction", "SK211"))
         return {method: said for method, (said, _) in first.items()}
 
 

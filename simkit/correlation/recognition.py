@@ -6,18 +6,20 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
+from simkit.correlation.names import closest
 from simkit.correlation.numerals import has_decimal_comma, is_number
-from simkit.errors import Problems, UsageError, nearest
-from simkit.tables import RawTable, ScoreTable, TransferTable, read_table
+from simkit.errors import DataError, Problems, UsageError
+from simkit.tables import RawTable, ScoreTable, TransferTable, counted, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Layout", "Readable", "as_raw", "is_column", "is_pattern", "names_of", "recognise"]
+__all__ = ["Layout", "Readable", "as_raw", "is_column", "is_pattern", "long_in_disguise", "names_of", "recognise"]
 
 Readable: TypeAlias = Union[str, "os.PathLike[str]", "pd.DataFrame", RawTable, ScoreTable, TransferTable]
 """What is read as a table: a path, a DataFrame, or a table of simkit."""
@@ -25,13 +27,24 @@ Readable: TypeAlias = Union[str, "os.PathLike[str]", "pd.DataFrame", RawTable, S
 REPLICATE = re.compile(r"(fold|replicate|seed|run|split)[ _-]?\d+", re.IGNORECASE)
 """Columns that are replicates of the performance when nobody says which column holds it."""
 
+REPLICATE_COLUMN = ("fold", "seed", "run", "split")
+"""Names (in lower case) of a column that is read as the replicate where it is the only one of them and none is called "replicate"."""
+
+METHOD_COLUMN = ("measure", "measures", "method_name", "estimator", "metric_name")
+"""Names (in lower case) under which the column of the methods of a long table stands in tables of other programs."""
+
+ROLES = ("source", "target", "method", "value", "higher_is_better", "replicate", "value_replicate", "performance_metric", "performance_sd", "source_size",
+         "source_group", "n_source")
+"""Names of the columns that mean the same in every table."""
+
 PERFORMANCE = ("auc", "auroc", "balanced_accuracy", "accuracy", "mean")
 """Names under which a single performance column is recognised, after "performance" and the replicates."""
 
 COMPANION = re.compile(
     r"|unnamed: \d+|index|id|mean|std|sd|se|sem|var|min|max|median|n|n_.*|.*_(std|sd|se|sem)|performance(_.*)?|auc|auroc|(balanced_)?accuracy"
     r"|source_size|source_group|"
-    r"replicate|value_replicate|metric|flags|extractor|kind|lower|upper|floor|converged|higher_is_better|" + REPLICATE.pattern, re.IGNORECASE)
+    r"fold|seed|run|split|replicate|value_replicate|metric|flags|extractor|kind|lower|upper|floor|converged|higher_is_better|"
+    + REPLICATE.pattern, re.IGNORECASE)
 """Columns that are never taken for a method unless they are named as one."""
 
 
@@ -111,21 +124,28 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
         DataError: no column source or target.
     """
     columns = _roles(raw)
+    fold = _replicate(raw, {performance, *(text.rpartition("=")[2].strip() for text in methods)}) if "replicate" not in columns else None
+    columns |= {"replicate": fold} if fold is not None else {}
     form: Literal["long", "wide"] = "long" if role != "transfers" and "method" in columns and "value" in columns else "wide"
     delimiter = f", delimiter {raw.delimiter!r}" if raw.separator == ":" else ""
-    notes = [f"{raw.path}: {len(raw)} rows{delimiter}"]
+    notes = [f"{raw.path}: {counted(len(raw), 'row')}{delimiter}"]
     if raw.short:
-        notes.append(f"{raw.path}: {len(raw.short)} rows are cut short and were read with empty cells at their end (lines {', '.join(map(str, raw.short))})")
+        where = f"line{'s' if len(raw.short) > 1 else ''} {', '.join(map(str, raw.short))}"
+        are = "rows are cut short and were" if len(raw.short) > 1 else "row is cut short and was"
+        notes.append(f"{raw.path}: {len(raw.short)} {are} read with empty cells at {'their' if len(raw.short) > 1 else 'its'} end ({where})")
+    if fold is not None:
+        notes.append(f"{raw.path}: column '{fold}' is read as the replicate")
     performing: tuple[str, ...] = () if role == "scores" else _performance(raw, performance, set(columns.values()), notes)
     if not performing and role != "scores":
         found = ", ".join(repr(column) for column in raw.columns if column)
-        fix = "name its column (performance='auc'), its replicates (performance='fold_*'), or the transfer table (performance='transfer.csv')"
+        fix = ("name its column, performance='auc' (--performance auc), its replicates, performance='fold_*' (--performance 'fold_*'), "
+               "or the transfer table, performance='transfer.csv' (--performance transfer.csv)")
         raise UsageError("SK104", raw.path, f"no column is recognised as the performance; columns found: {found}", fix)
     chosen: dict[str, tuple[str, ...]] = {}
     if role != "transfers" and form == "long":
         raw, chosen = _long_methods(raw, columns, methods)
     elif role != "transfers":
-        chosen = _wide_methods(raw, {columns["source"], columns["target"], *performing}, methods)
+        chosen = _wide_methods(raw, {columns["source"], columns["target"], *performing, *({fold} if fold is not None else ())}, methods)
     notes += _summary(raw, form, columns, chosen, performing, role)
     label = performance if performance is not None else performing[0] if len(performing) == 1 else "performance" if performing else ""
     return Layout(raw, form, columns, performing, chosen, label, tuple(notes))
@@ -133,19 +153,53 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
 
 def _roles(raw: RawTable) -> dict[str, str]:
     """Role -> column for the columns with a fixed name, letter case aside."""
-    roles = ("source", "target", "method", "value", "higher_is_better", "replicate", "value_replicate", "performance_metric", "performance_sd", "source_size",
-             "source_group", "n_source")
     out = {}
-    for role in roles:
+    for role in ROLES:
         matches = [column for column in raw.columns if column == role] or [column for column in raw.columns if column.casefold() == role]
         if len(matches) == 1:
             out[role] = matches[0]
-    raw.require(*(role for role in ("source", "target") if role not in out))
+    _require(raw, *(role for role in ("source", "target") if role not in out))
     if "performance_metric" not in out and "metric" in raw.columns:
         out["performance_metric"] = "metric"
     if "method" in out and "value" not in out:
-        raw.require("value")
+        _require(raw, "value")
     return out
+
+
+def _require(raw: RawTable, *missing: str) -> None:
+    """DataError for roles that no column has, with the column that is called almost so."""
+    problems, found = Problems(), ", ".join(repr(column) for column in raw.columns)
+    if len(missing) > 1 and any(is_number(column) for column in raw.columns):
+        message = f"columns {' and '.join(map(repr, missing))} are missing; columns found: {found}"
+        name_them = "give the columns names: source, target, ..."
+        fix = "the first line looks like data: add a line with the names of the columns" if raw.unit == "line" else name_them
+        raise DataError("SK202", raw.path, message, fix)
+    for role in missing:
+        message = f"column '{role}' is missing{_almost(role, raw.columns)}; columns found: {found}"
+        problems.add("SK202", raw.path, message, f"name the column '{role}'")
+    problems.raise_if_any(DataError)
+
+
+def _almost(role: str, columns: Collection[str]) -> str:
+    """``" (did you mean 'sources'?)"`` for a column whose name holds that of the role, or differs from it by a slip; else ``""``."""
+    words = {column: column.casefold() for column in columns if column.casefold() not in ROLES}
+    close = [column for column, word in words.items() if role in word] or [column for column, word in words.items() if _slip(role, word)]
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _slip(one: str, two: str) -> bool:
+    return SequenceMatcher(None, one, two).ratio() >= 0.8
+
+
+def _replicate(raw: RawTable, named: Collection[str | None]) -> str | None:
+    """The column called fold, seed, run or split, where it is the only one of them and the caller does not name it as something else."""
+    found = [column for column in raw.columns if column.casefold() in REPLICATE_COLUMN]
+    return found[0] if len(found) == 1 and found[0] not in named else None
+
+
+def long_in_disguise(raw: RawTable) -> str | None:
+    """The column of a table without a column 'method' that seems to hold the names of methods."""
+    return next((column for column in raw.columns if column.casefold() in METHOD_COLUMN and not _has_numbers(raw, column)), None)
 
 
 def _performance(raw: RawTable, wanted: str | None, known: Collection[str], notes: list[str]) -> tuple[str, ...]:
@@ -160,7 +214,7 @@ def _performance(raw: RawTable, wanted: str | None, known: Collection[str], note
         notes.append(f"performance: the {len(matched)} columns matching '{wanted}' are replicates, averaged per pair ({', '.join(matched)})")
         return matched
     if wanted is not None:
-        message = f"'{wanted}' is neither a column of {raw.path}{nearest(wanted, raw.columns)} nor a file"
+        message = f"'{wanted}' is neither a column of {raw.path}{closest(wanted, raw.columns)} nor a file"
         raise UsageError("SK101", "performance", message, f"columns found: {found}")
     if "performance" in raw.columns:
         return ("performance",)
@@ -200,7 +254,7 @@ def _long_methods(raw: RawTable, columns: Mapping[str, str], methods: Sequence[s
     problems, chosen = Problems(), _parse(methods)
     for old in chosen.values():
         if old not in known:
-            problems.add("SK101", "methods", f"'{old}' is not a method of {raw.path}{nearest(old, known)}", f"methods found: {', '.join(known)}")
+            problems.add("SK101", "methods", f"'{old}' is not a method of {raw.path}{closest(old, known)}", f"methods found: {', '.join(known)}")
     for old in sorted({old for old in chosen.values() if list(chosen.values()).count(old) > 1}):
         problems.add("SK105", "methods", f"'{old}' is taken for two methods", "name it once")
     problems.raise_if_any(UsageError)
@@ -216,7 +270,7 @@ def _wide_methods(raw: RawTable, used: set[str], methods: Sequence[str]) -> dict
         out: dict[str, tuple[str, ...]] = {column: (column,) for column in free if not COMPANION.fullmatch(column) and _has_numbers(raw, column)}
         if not out:
             found = ", ".join(repr(column) for column in raw.columns if column)
-            fix = "name the methods: methods=['otdd', 'task2vec=distance_*']"
+            fix = "name the methods: methods=['otdd', 'task2vec=distance_*'] (--method otdd --method 'task2vec=distance_*')"
             raise UsageError("SK104", raw.path, f"no column is recognised as a method; columns found: {found}", fix)
         return out
     problems, out = Problems(), {}
@@ -224,7 +278,7 @@ def _wide_methods(raw: RawTable, used: set[str], methods: Sequence[str]) -> dict
         exact = wanted in raw.columns
         matched = (wanted,) if exact else tuple(column for column in free if fnmatchcase(column, wanted)) if is_pattern(wanted) else ()
         if not matched:
-            message = f"no column of {raw.path} {'matches' if is_pattern(wanted) else 'is called'} '{wanted}'{nearest(wanted, free)}"
+            message = f"no column of {raw.path} {'matches' if is_pattern(wanted) else 'is called'} '{wanted}'{closest(wanted, free)}"
             problems.add("SK101", "methods", message, f"columns found: {', '.join(map(repr, free))}")
         elif exact and wanted in used:
             problems.add("SK102", "methods", f"'{wanted}' is source, target or performance already", "a method needs a column of its own")
@@ -254,6 +308,8 @@ def _summary(raw: RawTable, form: str, columns: Mapping[str, str], methods: Mapp
     elif role != "transfers" and form == "long" and "n_source" in columns:
         used.add(columns["n_source"])
     used |= {columns[name] for name in ("source_group", *(["performance_sd"] if performance else [])) if name in columns}
+    if "" in raw.columns and _has_numbers(raw, ""):
+        notes.append(f"{raw.path}: column {raw.columns.index('') + 1} has no name and is not used")
     unused = [column for column in raw.columns if column and column not in used]
     if unused:
         notes.append(f"{raw.path}: not used: {', '.join(unused)}")
