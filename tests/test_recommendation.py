@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from scipy import stats
 import simkit
 from simkit.cli import entry
 from simkit.correlation.combination import ALPHAS, WAYS, Learner, Rows, chosen_ways, fitted, left_out, normal_scores, reliability, static_scores
+from simkit.correlation.lines import short
 from simkit.correlation.predictive import mean_interval, places
-from simkit.correlation.recommendation import Recommendation, recommend
+from simkit.correlation.recommendation import Candidate, Recommendation, recommend
 from simkit.errors import DataError, NotEnoughData, UsageError
 from simkit.files import json_text
 
@@ -59,7 +62,11 @@ def test_a_measure_that_predicts_is_found() -> None:
     assert own(found, "static").difference < 0
     assert own(found, "static").distinguishable
     assert own(found, "random").distinguishable
-    assert ": more than this procedure; a random source lost 0." in found.text(400)
+    assert "lost more than this ranking (0." in found.answer
+    assert found.answer.endswith(" AUC): the two are told apart.")
+    equal = dataclasses.replace(own(found, "static"), regret=0.0131, difference=0.0003, distinguishable=False)
+    assert "lost as much as this ranking (0.013 against 0.013 AUC): the two could not be" in dataclasses.replace(found, strategies=(equal,)).answer
+    assert "evidence: a random source lost more than this ranking (0." in found.text(400)
     assert found.reliability is not None
     assert found.reliability > 0.8
     table = world(10, 8, signal=3.0)
@@ -77,17 +84,23 @@ def test_where_sources_have_an_effect_and_measures_none_it_is_the_static_list_an
     assert "ordered by: static list, the simplest within one standard error of the best" in found.text(300)
     assert [one.static_place for one in found.candidates] == sorted(one.static_place or 0 for one in found.candidates)
     assert own(found, "static").difference == pytest.approx(0.0, abs=0.01)
-    assert own(found, "static").distinguishable is False
-    assert "the static list lost" in found.text(300)
-    assert "not distinguishable from it" in found.text(300)
+    assert (own(found, "static").interval, own(found, "static").distinguishable, own(found, "static").same) == (None, None, True)
+    assert own(found, "static").difference == 0.0
+    assert f"; on 8 past targets this ranking took the same sources as the static list, which takes {found.candidates[0].source} too." in found.answer
+    assert any(line.startswith("the static list") and line.endswith("took the same sources") for line in found.text(300).splitlines())
 
 
 def test_pure_noise_is_called_noise() -> None:
     found = run(world(seed=3))
     assert all(one.tied for one in found.candidates[1:])
-    assert found.answer.startswith("new: no source stands out; first is s")
-    assert found.reliability is not None
-    assert found.reliability < 0.5
+    assert found.reliability == 0.0
+    assert [one.predicted for one in found.candidates] == [0.5] * 8
+    assert found.answer.startswith(
+        "new: no source stands out: the predictions were worth nothing on 7 past targets, and the order below is no better than chance;")
+    other = run(world(seed=5))
+    assert 0.05 < (other.reliability or 0.0) < 0.5
+    assert other.answer.startswith(f"new: no source stands out; first is {other.candidates[0].source} (probability of being best 0.")
+    assert ", not distinguishable from any of the 7 others; on 7 past targets this ranking took the same sources as the static list, which " in other.answer
 
 
 def test_measured_transfers_of_the_target_are_left_out_of_everything() -> None:
@@ -145,7 +158,13 @@ def test_self_pairs_and_scratch_are_neither_candidates_nor_evidence() -> None:
     assert "alias: 'so1' is in no table (did you mean 's01'?)" in run(table, alias=[("so1", "s02")]).warnings
     with pytest.raises(UsageError, match=r"SK102\] alias: 'ab' is not a pair of names"):
         run(table, alias=["ab"])
-    assert any("1 self pairs of past targets are no evidence: t0" in note for note in found.notes)
+    assert any("1 self pair of a past target is no evidence: t0" in note for note in found.notes)
+    assert "'scratch' is training without a source, and neither candidate nor evidence: scores for new left out" in found.notes
+    past = [{"source": "scratch", "target": target, "auc": 0.6, "good": 0.0, "m1": 0.0, "m2": 0.0} for target in ("t0", "t1")]
+    found = run(pd.concat([table, pd.DataFrame(past)]))
+    assert found.candidates == run(table).candidates
+    assert "scratch" not in found.sources
+    assert ["2 pa" in note for note in found.notes if "'scratch'" in note] == [True]
 
 
 def test_an_alias_of_the_target_is_no_past_target() -> None:
@@ -163,7 +182,7 @@ def test_a_candidate_under_another_name_is_known_by_its_alias() -> None:
     assert any("'third' is taken for 's03' of past transfers (alias)" in note for note in found.notes)
     unknown = next(one for one in run(renamed).candidates if one.source == "third")
     assert unknown.past_targets == 0
-    assert "(never tried)" in run(renamed).text(200)
+    assert any("third" in line and line.endswith("never tried") for line in run(renamed).text(200).splitlines())
 
 
 def test_a_measure_that_lacks_a_candidate_is_left_out_and_named() -> None:
@@ -175,7 +194,11 @@ def test_a_measure_that_lacks_a_candidate_is_left_out_and_named() -> None:
     found = recommend("new", rows, performance=transfer, similarities=["good", "m1", "m2"], bootstraps=100)
     why = {one.method: one.left_out for one in found.measures}
     assert why == {"good": "", "m1": "no score for 1 of 8 candidates (s02)", "m2": "it scores 32 of 56 past pairs, 80% are needed"}
-    assert "note: m1: not used: no score for 1 of 8 candidates (s02)" in found.text(200)
+    r = np.mean([stats.spearmanr(one["m1"], one["auc"])[0] for _, one in table[table["target"] != "new"].groupby("target")])
+    assert {one.method: one.spearman for one in found.measures}["m1"] == pytest.approx(r)
+    warning = f"m1: not used: no score for 1 of 8 candidates (s02); its mean Spearman on past targets is {r:+.2f}: score s02 by m1, or leave its rows out"
+    assert f"warning: {warning}" in found.text(200)
+    assert any(note.startswith("m2: not used: it scores 32 of 56 past pairs, 80% are needed; its mean Spearman on past targets is") for note in found.notes)
     alone = recommend("new", rows, performance=transfer, methods="m1", similarities="m1", bootstraps=100)
     assert "s02: rows for new and no score of a measure that is used, so no candidate" in alone.notes
     assert "s02: past transfers and no scores for new, so no candidate" in alone.notes
@@ -190,7 +213,7 @@ def test_past_pairs_without_a_score_teach_nothing_and_are_counted() -> None:
     rows = rows[~((rows["method"] == "m2") & (rows["target"] == "t0") & (rows["source"] == "s02"))]
     transfer = table.loc[table["target"] != "new", ["source", "target", "auc"]]
     found = recommend("new", rows, performance=transfer, similarities=["good", "m1", "m2"], bootstraps=100)
-    assert "1 past pairs lack a score of a measure that is used, and teach nothing" in found.notes
+    assert "1 past pair lacks a score of a measure that is used, and teaches nothing" in found.notes
 
 
 def test_other_targets_without_transfers_are_noted() -> None:
@@ -218,15 +241,160 @@ def test_without_past_targets_there_are_no_probabilities() -> None:
         assert any("no past target" in warning for warning in found.warnings)
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_few_past_targets_learn_nothing_and_say_so(n: int) -> None:
-    found = run(world(n_targets=n, signal=3.0))
+def test_one_past_target_teaches_nothing_and_no_regret_is_printed() -> None:
+    found = run(world(n_targets=1, signal=3.0))
     assert found.way == "average"
-    assert (found.candidates[0].probability_best is None) == (n == 1)
-    assert own(found).targets == n
-    assert all(one.distinguishable is None for one in found.strategies)
-    assert any(warning.startswith(f"{n} past target") for warning in found.warnings)
-    assert "not distinguishable with so few targets" in found.text(200)
+    assert [one.probability_best for one in found.candidates] == [None] * 8
+    assert own(found).targets == 1
+    assert any(warning.startswith("1 past target: nothing can be learned") for warning in found.warnings)
+    assert found.answer.startswith("new: no source can be recommended: with 1 past target nothing is known")
+    assert f"by their rank average, first is {found.candidates[0].source}." in found.answer
+    assert "P(best)" not in found.text(200)
+    assert "regret" not in found.text(200)
+    assert "lost" not in found.text(200)
+
+
+def test_two_past_targets_choose_between_static_list_and_rank_average_and_say_that_it_is_not_nested() -> None:
+    static = run(world(n_targets=2, effect=3.0))
+    assert static.way == "static"
+    assert static.reliability is None
+    assert [one.predicted for one in static.candidates] == [None] * 8
+    assert static.candidates[0].static_place == 1
+    assert "reliability of the predictions: not estimable with 2 past targets" in static.text(400)
+    average = run(world(n_targets=2, signal=3.0))
+    assert average.way == "average"
+    assert average.reliability is not None
+    assert own(average, "static").interval is None
+    for found in (static, average):
+        assert own(found).targets == 2
+        assert all(one.distinguishable is None for one in found.strategies)
+        assert not found.answer.startswith("new: take")
+        assert "warning: 2 past targets: these same two chose between static list and rank average" in found.text(400)
+        assert "too few targets to tell the two apart" in found.text(400)
+        assert "(the way was chosen by these same past targets)" in found.text(400)
+
+
+def test_with_three_past_targets_the_way_that_orders_is_the_way_that_was_tried() -> None:
+    import sklearn
+
+    chosen = []
+    for seed in range(5):
+        learner = Learner(rows_of(np.random.default_rng(seed), 8, 3, 3, 0.0, 3.0)[0])
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            chosen.append((learner.choose(range(3)).way, {one.way for one in left_out(learner)}))
+            two = learner.choose((0, 2))
+            assert two.way == ("static" if round(two.spearman[0].mean(), 12) >= round(two.spearman[1].mean(), 12) else "average")
+            assert learner.choose((1,)).way == "average"
+    assert chosen == [("static", {"static"})] * 5
+
+
+def test_two_past_targets_that_are_equal_in_both_ways_take_the_static_list() -> None:
+    rows, _ = rows_of(np.random.default_rng(0), 6, 2, 1, 0.0, 0.0)
+    y = np.where(rows.target == 0, rows.x[:, 0], 0.0)
+    y[rows.target == 1] = y[rows.target == 0]
+    rows = Rows(y[:, None], y, rows.source, rows.target, rows.size, rows.new_x, rows.new_size, rows.known, rows.n_sources, rows.n_targets)
+    assert Learner(rows).choose(range(2)).way == "static"
+    assert {one.way for one in left_out(Learner(rows))} == {"static"}
+
+
+def test_past_targets_that_an_alias_declares_the_same_are_one() -> None:
+    table = world(8, 4, seed=2)
+    again = table[table["target"] != "new"].assign(target=lambda rows: "u" + rows["target"].str[1:])
+    again = again[(again["target"] != "u1") | (again["source"] != "s03")]
+    both = pd.concat([table, again])
+    found = run(both, alias=[(f"t{t}", f"u{t}") for t in range(4)])
+    assert found.targets == ("t0", "t1", "t2", "t3")
+    assert found.candidates == run(table).candidates
+    assert found.strategies == run(table).strategies
+    assert "past targets 't1' and 'u1' are the same data (alias): 't1' with 8 pairs is kept, 'u1' with 7 pairs is left out" in found.warnings
+    assert not any("is in no table" in warning or "stay as separate targets" in warning for warning in found.warnings)
+    fewer = both[(both["target"] != "t0") | (both["source"] != "s03")]
+    assert run(fewer, alias=[("t0", "u0")]).targets == ("t1", "t2", "t3", "u0", "u1", "u2", "u3")
+    scores, transfer = both.drop(columns="auc"), both.loc[both["target"] != "new", ["source", "target", "auc"]]
+    assert run(scores, performance=transfer, alias=[(f"t{t}", f"u{t}") for t in range(4)]).strategies == found.strategies
+
+
+def test_past_targets_with_equal_performances_teach_nothing_and_are_named() -> None:
+    table = world(signal=2.0)
+    flat = table.assign(auc=table["auc"].where(table["target"] != "t1", 0.8))
+    found = run(flat)
+    assert "t1" not in found.targets
+    assert found.candidates == run(table[table["target"] != "t1"]).candidates
+    assert "1 past target with the same performance for all sources teaches nothing: t1" in found.warnings
+    none = run(table.assign(auc=np.where(table["target"] == "new", np.nan, 0.8)))
+    assert none.targets == ()
+    assert none.answer.startswith("new: no source can be recommended: with 0 past targets")
+    assert any(warning.startswith("7 past targets with the same performance for all sources teach nothing: t0, t1") for warning in none.warnings)
+    two = run(table[(table["target"] == "new") | table["source"].isin(["s00", "s01"])])
+    assert any(warning.startswith("7 past targets with fewer than 3 scored and measured sources teach nothing: t0") for warning in two.warnings)
+
+
+def test_a_shared_first_place_is_said() -> None:
+    table = world(signal=2.0, measures=1)
+    table.loc[table["target"] == "new", "good"] = [1.0, 2.0, 7.0, 7.0, 3.0, 4.0, 5.0, 6.0]
+    alone = run(table[table["target"] == "new"].drop(columns="auc"))
+    assert alone.answer.endswith("by their rank average, s02 and s03 share the first place.")
+    found = run(table)
+    assert [one.place for one in found.candidates[:3]] == [1, 1, 3]
+    assert "s02 and s03 share the first place (probability of being best 0." in found.answer
+
+
+def candidate(source: str, place: int, best: float, worse: float | None) -> Candidate:
+    return Candidate(source, place, 0.5, 2.0, (1, 3), best, 0.5, worse, worse is not None and worse < 0.95, place, 3)
+
+
+@pytest.mark.parametrize(("best", "worse", "answer"), [
+    ((0.4, 0.3, 0.2, 0.1), (0.6, 0.7, 0.8), "no source stands out; first is s0 (probability of being best 0.40), not distinguishable from any of the 3 others"),
+    ((0.4, 0.3, 0.3, 0.0), (0.6, 0.6, 0.97),
+     "first is s0 (probability of being best 0.40), not distinguishable from 2 of 3 others (s1 and s2); only s3 is told apart"),
+    ((0.5, 0.3, 0.2, 0.0), (0.6, 0.6, 0.97), "take s0 (probability of being best 0.50), not distinguishable from s1 and s2"),
+    ((0.45, 0.3, 0.2, 0.0), (0.95, 0.96, 0.97), "take s0 (probability of being best 0.45), told apart from all others"),
+    ((0.45, 0.44, 0.1, 0.0), (0.5, 0.96, 0.97),
+     "first is s0 (probability of being best 0.45), not distinguishable from 1 of 3 others (s1); s2 and s3 are told apart"),
+    ((0.6, 0.4), (0.6,), "no source stands out; first is s0 (probability of being best 0.60), not distinguishable from s1"),
+    ((0.97, 0.03), (0.97,), "take s0 (probability of being best 0.97), told apart from s1"),
+])
+def test_the_answer_recommends_only_what_stands_out(best: tuple[float, ...], worse: tuple[float, ...], answer: str) -> None:
+    found = dataclasses.replace(run(world(signal=2.0)), strategies=(), candidates=tuple(
+        candidate(f"s{n}", n + 1, p, None if n == 0 else worse[n - 1]) for n, p in enumerate(best)))
+    assert found.answer == f"new: {answer}."
+    many = tuple(candidate(f"s{n}", n + 1, 0.3 - 0.05 * n, None if n == 0 else 0.6 if n < 8 else 0.99) for n in range(9))
+    assert "not distinguishable from 7 of 8 others (s1, s2, s3, s4, s5 and 2 more); only s8 is told apart" in dataclasses.replace(found, candidates=many).answer
+
+
+def test_equal_differences_have_no_interval_and_few_have_an_indicative_one() -> None:
+    assert mean_interval(np.full(5, 0.1), bootstraps=100, rng=np.random.default_rng(0)) is None
+    found = run(world(signal=2.0))
+    assert "with fewer than 10 past targets its interval is indicative" in found.text(400)
+    assert "with fewer than 10 past targets" not in run(world(n_targets=10, signal=2.0)).text(400)
+    assert "regret: performance lost against the best measured source, mean over past targets" in found.text(400)
+    assert "a target that is like the past ones: that it is unlike them would show in no past target" in found.text(400)
+    steady = dataclasses.replace(own(found, "static"), interval=None, distinguishable=None, difference=0.01, same=False)
+    assert dataclasses.replace(found, strategies=(steady,)).answer.endswith("AUC): the same difference on every target.")
+
+
+def test_the_target_may_stand_under_an_alias_in_the_table() -> None:
+    table = world(signal=2.0)
+    renamed = table.replace({"target": {"new": "novel"}})
+    found = run(renamed, alias=[("new", "novel")])
+    assert found.target == "new"
+    assert found.candidates == run(table).candidates
+    assert "'new' is taken for the target 'novel' of DataFrame (alias)" in found.notes
+    both = pd.concat([renamed, renamed[renamed["target"] == "novel"].assign(target="nova")])
+    with pytest.raises(UsageError, match=r"SK101\] DataFrame: there is no target 'new', and its aliases nova and novel are there\nfix: give the one"):
+        run(both, alias=[("new", "novel"), ("new", "nova")])
+
+
+def test_long_names_are_shortened_where_they_stay_different() -> None:
+    table = world(signal=2.0)
+    name = "a-source-with-a-name-that-is-much-too-long-for-a-table"
+    lines = run(table.replace({"source": {"s01": name}})).text(100).splitlines()
+    rows = lines[lines.index(next(line for line in lines if line.startswith("place  source"))) + 1:][:8]
+    assert sum("a-source" in row and "..." in row and "table" in row for row in rows) == 1
+    alike = {"s01": "a" * 30 + "1" + "b" * 30, "s02": "a" * 30 + "2" + "b" * 30}
+    assert all(one in run(table.replace({"source": alike})).text(300) for one in alike.values())
+    assert short("abcdefghijkl", 12) == "abcdefghijkl"
+    assert short("abcdefghijklm", 12) == "abcdef...klm"
 
 
 def test_always_imagenet_counts_where_it_was_measured() -> None:
@@ -275,7 +443,7 @@ def test_sizes_are_used_where_all_are_known() -> None:
 @pytest.mark.parametrize(("more", "message"), [
     ({"bootstraps": 10}, r"SK102\] bootstraps: 10 is not valid here: expected a whole number >= 100"),
     ({"aggregate": "median"}, r"SK102\] aggregate: 'median' is not known"),
-    ({"similarities": []}, r"SK211\] DataFrame: the direction of 'good' is not known"),
+    ({"similarities": []}, r"SK211\] DataFrame: the direction of "),
     ({"methods": "bad"}, r"SK101\] methods: no column of DataFrame is called 'bad'"),
     ({"performance": "acc"}, r"SK101\] performance: 'acc' is neither a column"),
 ])
@@ -340,54 +508,105 @@ def test_the_interval_of_a_mean_is_as_wide_as_students() -> None:
     assert mean_interval(values[:2], bootstraps=100, rng=np.random.default_rng(0)) is None
 
 
-def rows_of(rng: np.random.Generator, n_sources: int, n_targets: int, measures: int, signal: float, effect: float) -> tuple[Rows, np.ndarray]:
-    """A world without tables, and the performance of the candidates on the new target."""
-    shape = (n_sources, n_targets + 1)
+def rows_of(
+    rng: np.random.Generator, n_sources: int, n_targets: int, measures: int, signal: float, effect: float, never: int = 0,
+) -> tuple[Rows, np.ndarray]:
+    """A world without tables, and the performance of the candidates on the new target; the last ``never`` of them were never tried."""
+    shape, tried = (n_sources, n_targets + 1), n_sources - never
     z = rng.normal(size=shape)
     y = effect * rng.normal(size=(n_sources, 1)) + signal * z + rng.normal(size=shape)
     x = [z + 0.5 * rng.normal(size=shape), *(rng.normal(size=shape) for _ in range(measures - 1))]
-    s, t = (one.ravel() for one in np.meshgrid(np.arange(n_sources), np.arange(n_targets), indexing="ij"))
-    ranked = [np.stack([normal_scores(one[:, k]) for k in range(n_targets + 1)], axis=1) for one in (*x, y)]
-    rows = Rows(np.stack([one[s, t] for one in ranked[:-1]], axis=1), ranked[-1][s, t], s, t, np.empty((len(s), 0)),
-                np.stack([one[:, -1] for one in ranked[:-1]], axis=1), np.empty((n_sources, 0)), np.arange(n_sources), n_sources, n_targets)
+    s, t = (one.ravel() for one in np.meshgrid(np.arange(tried), np.arange(n_targets), indexing="ij"))
+    past = [np.stack([normal_scores(one[:tried, k]) for k in range(n_targets)], axis=1) for one in (*x, y)]
+    known = np.where(np.arange(n_sources) < tried, np.arange(n_sources), -1)
+    rows = Rows(np.stack([one[s, t] for one in past[:-1]], axis=1), past[-1][s, t], s, t, np.empty((len(s), 0)),
+                np.stack([normal_scores(one[:, -1]) for one in x], axis=1), np.empty((n_sources, 0)), known, tried, n_targets)
     return rows, y[:, -1]
 
 
-def calibration(n: int, n_sources: int, n_targets: int, measures: int, signal: float, effect: float) -> tuple[float, float, float, float]:
-    """Over n worlds: coverage of the places, mean P(best) of the first, how often it is best, share of worlds in which some source is told apart."""
-    import sklearn
+@dataclasses.dataclass
+class Calibration:
+    """Over worlds: shares and places that were said of the candidates, and what was true."""
 
-    covered, probability, hits, apart = [], [], [], []
-    for seed in range(n):
-        rows, truth = rows_of(np.random.default_rng([seed, n_sources, n_targets]), n_sources, n_targets, measures, signal, effect)
+    covered: list[float] = dataclasses.field(default_factory=list)
+    probability: list[float] = dataclasses.field(default_factory=list)
+    hit: list[bool] = dataclasses.field(default_factory=list)
+    best: list[float] = dataclasses.field(default_factory=list)
+    is_best: list[bool] = dataclasses.field(default_factory=list)
+    apart: list[int] = dataclasses.field(default_factory=list)
+    wrong: list[int] = dataclasses.field(default_factory=list)
+    never: list[tuple[float, float, float]] = dataclasses.field(default_factory=list)
+
+    def add(self, rows: Rows, truth: np.ndarray, seed: int) -> None:
+        import sklearn
+
         learner = Learner(rows)
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            choice, left = learner.choose(range(n_targets)), left_out(learner)
-            ones = np.ones((1, n_targets))
+            choice, left = learner.choose(range(rows.n_targets)), left_out(learner)
+            ones = np.ones((1, rows.n_targets))
             past, new = static_scores(rows, ones)
-            order, predicted, _ = learner.final(choice, np.ones(n_sources), ones[0], past[0], new[0])
+            order, predicted, _ = learner.final(choice, np.ones(rows.n_sources), ones[0], past[0], new[0])
         found = places(learner, choice, left, order, predicted * reliability(left, ones)[0], bootstraps=200, seed=seed, name="new")
         first, place = int(np.argmax(order)), stats.rankdata(-truth)
-        covered.append(np.mean((found.lower <= place) & (place <= found.upper)))
-        probability.append(found.best[first])
-        hits.append(place[first] == 1)
-        apart.append((np.delete(found.first_better, first) >= 0.95).any())
-    return float(np.mean(covered)), float(np.mean(probability)), float(np.mean(hits)), float(np.mean(apart))
+        inside, best = (found.lower <= place) & (place <= found.upper), place == 1
+        apart = (found.first_better >= 0.95) & (np.arange(len(truth)) != first)
+        self.covered.append(np.mean(inside))
+        self.probability.append(found.best[first])
+        self.hit.append(best[first])
+        self.best += found.best.tolist()
+        self.is_best += best.tolist()
+        self.apart.append(int(apart.sum()))
+        self.wrong.append(int((apart & (truth > truth[first])).sum()))
+        if (rows.known < 0).any():
+            self.never.append(tuple(np.mean(one[rows.known < 0]) for one in (inside, found.best, best)))
+
+
+def calibration(n: int, n_sources: int, n_targets: int, measures: int, signal: float, effect: float, never: int = 0) -> Calibration:
+    out = Calibration()
+    for seed in range(n):
+        rng = np.random.default_rng([seed, n_sources, n_targets])
+        out.add(*rows_of(rng, n_sources, n_targets, measures, signal, effect, never), seed)
+    return out
+
+
+def bins(worlds: Sequence[Calibration], edges: Sequence[float]) -> list[tuple[int, float, float]]:
+    """Of the first sources whose P(best) lies between two edges: how many, their mean P(best), and how often they are the best."""
+    said, true = (np.concatenate([getattr(one, name) for one in worlds]) for name in ("probability", "hit"))
+    inside = [(edges[k] <= said) & (said < edges[k + 1]) for k in range(len(edges) - 1)]
+    return [(int(which.sum()), float(said[which].mean()), float(true[which].mean())) for which in inside]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_sources", "n_targets", "measures", "signal", "effect"), [
-    (8, 6, 4, 0.0, 0.0), (8, 6, 4, 1.5, 0.0), (8, 6, 4, 0.0, 1.5), (10, 6, 4, 1.0, 1.0), (8, 3, 3, 0.0, 0.0), (8, 3, 3, 1.5, 0.0),
-])
-def test_intervals_and_probabilities_are_calibrated(n_sources: int, n_targets: int, measures: int, signal: float, effect: float) -> None:
-    n = 80
-    covered, probability, hits, apart = calibration(n, n_sources, n_targets, measures, signal, effect)
-    error = np.sqrt(max(hits * (1 - hits), 0.05) / n)
-    assert covered >= 0.9
-    assert probability <= hits + 2.5 * error, "P(best) of the first must not be larger than how often it is best"
-    if signal == effect == 0:
-        assert apart <= 0.1
-        assert probability < 0.25
+def test_intervals_and_probabilities_are_calibrated() -> None:
+    n = 60
+    null = [calibration(n, 8, 6, 4, 0.0, 0.0), calibration(n, 8, 3, 3, 0.0, 0.0)]
+    weak = [calibration(n, 10, 6, 4, 1.0, 1.0), calibration(n, 8, 3, 3, 1.5, 0.0)]
+    strong = [calibration(n, 8, 6, 4, 1.5, 0.0), calibration(n, 8, 6, 4, 0.0, 1.5), calibration(n, 8, 3, 3, 0.0, 3.0)]
+    for world_of in (*null, *weak, *strong):
+        hits = float(np.mean(world_of.hit))
+        assert np.mean(world_of.covered) >= 0.9
+        assert np.mean(world_of.probability) <= hits + 2.5 * np.sqrt(max(hits * (1 - hits), 0.05) / n), "P(best) must not be larger than how often it is best"
+    for world_of in null:
+        assert np.mean(np.array(world_of.apart) > 0) <= 0.1
+        assert np.mean(world_of.probability) < 0.25
+    for count, said, true in bins([*null, *weak, *strong], (0.0, 0.3, 0.6, 1.01)):
+        assert count >= 20
+        assert said <= true + 2.5 * np.sqrt(true * (1 - true) / count)
+    for worlds in (weak, strong):
+        apart, wrong = (sum(sum(getattr(one, name)) for one in worlds) for name in ("apart", "wrong"))
+        assert apart >= 40
+        assert wrong <= 0.12 * apart
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_sources", "n_targets", "signal", "effect", "never"), [(8, 6, 0.0, 3.0, 1), (6, 8, 0.0, 3.0, 2), (8, 6, 1.0, 1.5, 1)])
+def test_a_candidate_that_was_never_tried_is_not_taken_for_a_mean_one(n_sources: int, n_targets: int, signal: float, effect: float, never: int) -> None:
+    n = 50
+    found = calibration(n, n_sources, n_targets, 3, signal, effect, never)
+    inside, probability, hits = np.mean(found.never, axis=0)
+    assert inside >= 0.93
+    assert probability >= hits - 2.5 * np.sqrt(hits * (1 - hits) / (n * never)), "it must not be called worse than it is"
+    assert np.mean(found.covered) >= 0.9
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:
@@ -415,6 +634,11 @@ def test_the_command_prints_writes_and_quietly_lists(capsys: pytest.CaptureFixtu
     assert found["target"] == "new"
     assert cli(*command, "-q") == 0
     assert capsys.readouterr().out.split() == [one["source"] for one in found["candidates"]]
+    world(n_targets=1).to_csv(table, index=False)
+    assert cli(*command) == 7
+    out, err = capsys.readouterr()
+    assert out.startswith("new: no source can be recommended: with 1 past target")
+    assert "table.csv: no source can be recommended for new: 1 past target to learn from\nfix: add scores and transfers of other targets" in err
 
 
 @pytest.mark.parametrize(("arguments", "status", "message"), [
@@ -456,8 +680,11 @@ def test_a_study_gives_its_tables_and_aliases(capsys: pytest.CaptureFixture[str]
     table = table.rename(columns={"good": "logme", "m1": "leep"})
     rows = table.drop(columns="auc").melt(["source", "target"], var_name="method", value_name="value").assign(higher_is_better="true")
     rows.to_csv(out / "scores.csv", index=False)
-    assert cli("recommend", "new", "--study", study, "--bootstraps", 100) == 0
-    assert "no source can be recommended: with 0 past targets" in capsys.readouterr().out.replace("\n  ", " ")
+    assert cli("recommend", "new", "--study", study, "--bootstraps", 100) == 7
+    printed = capsys.readouterr()
+    assert "no source can be recommended: with 0 past targets" in printed.out.replace("\n  ", " ")
+    assert "error[SK501]" in printed.err
+    assert "no source can be recommended for new: 0 past targets to learn from" in printed.err
     table.loc[table["target"] != "new", ["source", "target", "auc"]].rename(columns={"auc": "performance"}).assign(replicate="1", metric="auc").to_csv(
         out / "transfer.csv", index=False)
     assert cli("recommend", "new", "--study", study, "--bootstraps", 100) == 0
@@ -472,7 +699,9 @@ def test_the_seed_study_has_too_few_targets_and_is_told_so(shared: Path) -> None
     assert {one.source for one in found.candidates} == {"imagenet", "stl10", "sti10", "textures", "chest", "pcam-middle", "pcam-small"}
     assert own(found, "always imagenet").regret == 0.0
     assert {one.method: one.spearman for one in found.measures} == pytest.approx({"expert": -0.45, "task2vec": 0.23}, abs=0.01)
-    assert found.answer.startswith("isic: no source stands out; first is pcam-middle")
-    assert found.answer.endswith("; the static list would take imagenet.")
-    assert any(warning.startswith("2 past targets: too few") for warning in found.warnings)
+    assert found.way == "static"
+    assert own(found).spearman == pytest.approx(0.89, abs=0.01)
+    assert found.answer == ("isic: no source stands out; first is imagenet (probability of being best 0.14), not distinguishable from any of the 6 others; "
+                            "on 2 past targets this ranking took the same sources as the static list, which takes imagenet too.")
+    assert any(warning.startswith("2 past targets: these same two chose") for warning in found.warnings)
     assert any("7 measured transfers of it" in note for note in found.notes)

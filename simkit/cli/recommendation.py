@@ -7,8 +7,8 @@ from typing import Literal
 
 import click
 
-from simkit.cli.output import Output, output_options, width
-from simkit.errors import UsageError
+from simkit.cli.output import Output, check_outputs, output_options, split, width
+from simkit.errors import NotEnoughData, UsageError
 
 
 @click.command()
@@ -17,11 +17,14 @@ from simkit.errors import UsageError
 @click.option("--study", type=click.Path(), default=None, help="Study file: its scores.csv and transfer.csv (from `simkit run`) stand for TABLE and FILE.")
 @click.option("--performance", default=None, metavar="COLUMN|PATTERN|FILE",
               help="Column of the performance; a pattern such as 'fold_*' averages its columns as replicates; or a second file with the transfer results.")
-@click.option("--method", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN]", help="Column of a method's values; a pattern is averaged.")
-@click.option("--distance", "distances", multiple=True, metavar="NAME", help="State that a method is a distance: lower means more similar.")
-@click.option("--similarity", "similarities", multiple=True, metavar="NAME", help="State that a method is a similarity: higher means more similar.")
+@click.option("--replicates", default=None, metavar="PATTERN", help="The same for a pattern: columns that are replicates of the performance.")
+@click.option("--method", "--methods", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN][,...]",
+              help="Column of a method's values; a pattern is averaged. Default: every column of numbers left.")
+@click.option("--distance", "distances", multiple=True, metavar="NAME[,...]", help="State that a method is a distance: lower means more similar.")
+@click.option("--similarity", "similarities", multiple=True, metavar="NAME[,...]", help="State that a method is a similarity: higher means more similar.")
 @click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1).")
-@click.option("--alias", "alias", multiple=True, metavar="A=B", help="Two names that mean the same data set.")
+@click.option("--alias", "alias", multiple=True, metavar="A=B",
+              help="Two names of the same data set, or of sets so related that one tells the other's transfers (such as two sizes of one).")
 @click.option("--allow-missing", is_flag=True, help="Leave out empty cells and past pairs without a partner, counted (default: an error that lists them).")
 @click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them).")
 @click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True, help="Decimal mark of the tables.")
@@ -31,7 +34,7 @@ from simkit.errors import UsageError
 @click.option("--out", type=click.Path(), default=None, help="Also write one row a candidate to this CSV file.")
 @output_options
 def recommend(
-    target: str, table: str | None, study: str | None, performance: str | None, methods: tuple[str, ...], distances: tuple[str, ...],
+    target: str, table: str | None, study: str | None, performance: str | None, replicates: str | None, methods: tuple[str, ...], distances: tuple[str, ...],
     similarities: tuple[str, ...], metric: str | None, alias: tuple[str, ...], allow_missing: bool, aggregate: Literal["mean"] | None,
     decimal: Literal[".", ","], always: str | None, bootstraps: int, seed: int, out: str | None, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
@@ -44,19 +47,21 @@ def recommend(
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
-    if out:
-        from simkit.files import check_writable
-
-        check_writable(out)
+    if performance is not None and replicates is not None:
+        raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
+    performance = replicates if performance is None else performance
     pairs = aliases(alias, "--alias")
     if study is not None:
         table, found, of_study = _of_study(study, table)
         performance, pairs, allow_missing = performance or found, (*pairs, *of_study), True
+    if Path(target).is_file():
+        raise UsageError("SK102", "simkit recommend", f"'{target}' is a file: TARGET comes first", f"write simkit recommend TARGET {target}")
     if table is None:
         fix = f"give the table (simkit recommend {target} scores.csv --performance transfer.csv), or a study that was run (--study study.toml)"
         raise UsageError("SK104", "simkit recommend", "no table of scores is given", fix)
+    check_outputs([out, json_target], [table, performance])
     result = recommend_source(
-        target, table, performance=performance, methods=list(methods), distances=list(distances), similarities=list(similarities), alias=pairs,
+        target, table, performance=performance, methods=split(methods), distances=split(distances), similarities=split(similarities), alias=pairs,
         allow_missing=allow_missing, aggregate=aggregate, metric=metric, decimal=decimal, always=always, bootstraps=bootstraps, seed=seed,
     )
     if out:
@@ -66,6 +71,10 @@ def recommend(
         frame = result.frame
         write_text(out, csv_text(list(frame.columns), frame.astype(object).where(frame.notna(), None).values.tolist()))
     output.result(result.text(width()), result.as_dict(), [one.source for one in result.candidates])
+    if len(result.targets) < 2:
+        found = f"{len(result.targets)} past target{'' if len(result.targets) == 1 else 's'}"
+        fix = f"add scores and transfers of other targets to the tables: at least 2, better 10, each with 3 or more sources besides {target}"
+        raise NotEnoughData("SK501", table, f"no source can be recommended for {target}: {found} to learn from", fix)
     return 0
 
 

@@ -42,7 +42,10 @@ NO_PENALTY = 1e-9
 """Penalty of ways with one feature: it only makes the slope 0 where the feature is 0 everywhere."""
 
 FEWEST_TARGETS = 3
-"""Past targets below which nothing is chosen: sources are in order of the rank average."""
+"""Past targets below which the way is not chosen among all: of 2, the better of two ways is taken, of fewer the rank average."""
+
+OF_TWO = ("static", "average")
+"""The ways of which 2 past targets choose; neither is fitted. The first of equals is taken."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,11 @@ class Learner:
         return self._made[left]
 
     def choose(self, targets: Iterable[int]) -> Choice:
-        """The way and the penalties that these past targets choose, each left out once; the rank average for fewer than 3."""
+        """The way and the penalties that these past targets choose, each left out once.
+
+        Of 3 and more targets, :func:`chosen_ways`; of 2, the better of OF_TWO by the mean Spearman's correlation (a standard error of two differences
+        decides nothing); of fewer, the rank average.
+        """
         targets = tuple(targets)
         outside = frozenset(range(self.rows.n_targets)) - frozenset(targets)
         alphas: dict[str, float] = {}
@@ -224,9 +231,12 @@ class Learner:
             if way in RIDGES and len(errors) == len(ALPHAS):
                 alphas[way] = ALPHAS[column]
             spearmans[k] = [order_quality(order[:, column], y) for y, order, _ in left]
-        few = len(targets) < FEWEST_TARGETS
-        index = list(WAYS).index("average") if few else int(chosen_ways(spearmans, np.ones((1, len(targets))))[0])
-        return Choice(list(WAYS)[index], alphas, spearmans, targets)
+        if len(targets) >= FEWEST_TARGETS:
+            way = list(WAYS)[int(chosen_ways(spearmans, np.ones((1, len(targets))))[0])]
+        else:
+            means = np.round([spearmans[list(WAYS).index(way)].mean() for way in OF_TWO], 12) if len(targets) == 2 else None
+            way = "average" if means is None else OF_TWO[int(np.argmax(means))]
+        return Choice(way, alphas, spearmans, targets)
 
     def final(self, choice: Choice, source_weights: Floats, weights: Floats, past: Floats, new: Floats, way: str = "") -> tuple[Floats, Floats, Floats]:
         """Order (C,) and predicted score (C,) of the candidates and the coefficients (p,), from all past pairs with weights."""
@@ -245,7 +255,7 @@ class LeftOut:
 
     Attributes:
         target: index of the past target.
-        way: the way that the other targets chose.
+        way: the way that the other targets chose; with 2 past targets, the one that both chose.
         order: (n,) by which it orders the sources of the target.
         y: (n,) score of the performance.
         predicted: (n,) predicted score; None where there is no other target to learn from.
@@ -261,16 +271,20 @@ class LeftOut:
 
 
 def left_out(learner: Learner) -> list[LeftOut]:
-    """Every past target left out once, the choice among ways made anew without it."""
+    """Every past target left out once, the choice among ways made anew without it.
+
+    With 2 past targets there is nothing to choose by without one of them: the way is the one that both chose, and looks better than it is.
+    """
     rows, out = learner.rows, []
+    of_both = learner.choose(range(2)) if rows.n_targets == 2 else None
     for t in range(rows.n_targets):
         here = rows.target == t
         others = [other for other in range(rows.n_targets) if other != t]
         if not others:
             out.append(LeftOut(t, "average", rows.x[here].mean(1), rows.y[here], None, None))
             continue
-        choice = learner.choose(others)
-        way = choice.way if rows.n_targets >= FEWEST_TARGETS else "average"
+        choice = of_both or learner.choose(others)
+        way = choice.way
         orders, predictions = learner.without({t})[t][way]
         alpha = choice.alphas.get(way)
         column = ALPHAS.index(alpha) if alpha is not None and orders.shape[1] > 1 else orders.shape[1] - 1

@@ -5,14 +5,23 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["NONE", "plain", "signed", "table", "wrapped"]
+__all__ = ["LONGEST", "NONE", "plain", "short", "signed", "table", "wrapped"]
 
 NONE = "-"
+
+LONGEST = 30
+"""Characters of a name in a table."""
 
 
 def plain(name: str) -> str:
     """A name without characters that would move the cursor of a terminal."""
     return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def short(name: str, most: int = LONGEST) -> str:
+    """A name for a table; of one longer than ``most`` characters, the beginning and the end."""
+    name = plain(name)
+    return name if len(name) <= most else f"{name[: most // 2]}...{name[len(name) - (most - 3 - most // 2) :]}"
 
 
 def wrapped(text: str, width: int) -> str:

@@ -52,7 +52,8 @@ def places(
     resampled targets choose by the errors on left-out targets (made once; penalties are kept), and fits it anew. Predictions vary around
     the one of all past pairs, because a target drawn twice teaches less than two. To them are added errors that the whole procedure
     made on one past target that was left out, shared out among the candidates at random: a target that cannot be predicted stays one for all
-    its sources, and no source is tied to its past luck.
+    its sources, and no source is tied to its past luck. A candidate that was never tried has no static score: where that predicted a left-out
+    target, its errors are the performances themselves, as unknown as its own source effect.
 
     Args:
         learner: fits.
@@ -66,8 +67,11 @@ def places(
     """
     resampled, ways = _resampled(learner, choice, left, bootstraps, rng_for("recommend", "past", seed, name))
     around = resampled - resampled.mean(0)
-    errors = _errors(left, around.shape, rng_for("recommend", "errors", seed, name))
-    drawn = predicted + around + errors * _remaining(errors, around)
+    never = learner.rows.known < 0
+    errors = _errors(left, never, bootstraps, rng_for("recommend", "errors", seed, name))
+    for which in (never, ~never):
+        errors[:, which] *= _remaining(errors[:, which], around[:, which])
+    drawn = predicted + around + errors
     drawn += 1e-9 * rng_for("recommend", "ties", seed, name).random(drawn.shape)
     place = 1 + np.argsort(np.argsort(-drawn, axis=1), axis=1)
     lower, upper = np.quantile(place, [0.025, 0.975], axis=0, method="inverted_cdf")
@@ -98,27 +102,39 @@ def _remaining(errors: Floats, around: Floats) -> float:
 
     With it, the spread of the draws around the prediction is that of the errors. At least half of their variance is kept.
     """
+    if not errors.size:
+        return 1.0
     square, spread = float(np.mean(errors**2)), float(np.mean(around.var(0)))
     return float(np.sqrt(max(0.5, 1 - spread / square))) if square > 0 else 1.0
 
 
-def _errors(left: Sequence[LeftOut], shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    """(B, C) errors: each row those of one past target in random order, drawn with replacement where the target has fewer sources."""
+def _errors(left: Sequence[LeftOut], never: NDArray[np.bool_], bootstraps: int, rng: np.random.Generator) -> Floats:
+    """(B, C) errors: each row those of one past target in random order, drawn with replacement where the target has fewer sources.
+
+    Args:
+        left: every past target left out once.
+        never: (C,) candidates that no past target has. Sources of a left-out target were tried elsewhere; where their static score took part in
+            its prediction, errors of these candidates are the scores of the performance.
+        bootstraps: B.
+        rng: of the draws.
+    """
     worth = reliability(left, np.ones((1, len(left))))[0]
-    pools = [one.y - worth * one.predicted for one in left if one.predicted is not None]
-    which = rng.integers(len(pools), size=shape[0])
-    out = np.empty(shape)
-    for index, pool in enumerate(pools):
-        rows = np.flatnonzero(which == index)
-        if len(pool) >= shape[1]:
-            out[rows] = rng.permuted(np.tile(pool, (len(rows), 1)), axis=1)[:, : shape[1]]
+    used = [one for one in left if one.predicted is not None]
+    which = rng.integers(len(used), size=bootstraps)
+    out = np.empty((bootstraps, len(never)))
+    for index, one in enumerate(used):
+        rows, pool = np.flatnonzero(which == index), one.y - worth * one.predicted
+        if len(pool) >= len(never):
+            out[rows] = rng.permuted(np.tile(pool, (len(rows), 1)), axis=1)[:, : len(never)]
         else:
-            out[rows] = rng.choice(pool, size=(len(rows), shape[1]))
+            out[rows] = rng.choice(pool, size=(len(rows), len(never)))
+        if one.way in ("static", "ridge+static") and never.any():
+            out[np.ix_(rows, np.flatnonzero(never))] = rng.choice(one.y, size=(len(rows), int(never.sum())))
     return out
 
 
 def mean_interval(values: Floats, *, bootstraps: int, rng: np.random.Generator) -> Interval | None:
-    """95 % bootstrap interval of the mean of one number a target, as wide as Student's t for so few; None for fewer than 3.
+    """95 % bootstrap interval of the mean of one number a target, as wide as Student's t for so few; None for fewer than 3, and where all are equal.
 
     The percentile interval of n values is too narrow by sqrt((n - 1) / n) and by the normal quantile in the place of Student's
     (Hesterberg 2015, "What teachers should know about the bootstrap", section 4.2: the expanded percentile interval).
@@ -126,7 +142,7 @@ def mean_interval(values: Floats, *, bootstraps: int, rng: np.random.Generator) 
     from scipy.stats import norm, t
 
     n = len(values)
-    if n < FEWEST_TARGETS:
+    if n < FEWEST_TARGETS or np.ptp(values) == 0:
         return None
     mean = float(values.mean())
     means = rng.multinomial(n, np.full(n, 1 / n), size=bootstraps) @ values / n

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simkit.correlation.combination import WAYS, Choice, Learner, LeftOut, left_out, order_quality, reliability, static_scores
-from simkit.correlation.past_transfers import Evidence, Options, evidence_for
+from simkit.correlation.evidence import Evidence, Options
+from simkit.correlation.past_transfers import evidence_for
 from simkit.correlation.predictive import DISTINGUISHED, Interval, Places, mean_interval, places
 from simkit.correlation.recognition import Readable, names_of
 from simkit.correlation.results import plain
@@ -37,12 +38,12 @@ class Candidate:
         source: its name.
         place: in the predicted order, 1 best; equals share the smallest number.
         predicted: predicted relative rank among the candidates, 0 to 1, 1 best, 0.5 in the middle; drawn towards 0.5 by as much as
-            predictions were worth little on past targets. None without a past target to learn from.
+            predictions were worth little on past targets. None where that is not known.
         expected_place: mean place over the draws; None without draws.
         place_interval: 2.5 % and 97.5 % quantile of the place.
         probability_best: share of the draws in which it is first, 0 to 1.
         probability_top3: share in which it is among the first three.
-        probability_worse: share in which the first of the order is better than it; None for the first itself.
+        probability_worse: share in which the first of the order is better than it ("first better"); None for the first itself.
         tied: not distinguishable from the first: that share is below 0.95, or there are no draws. False for the first itself.
         static_place: place by the static list (mean score over past targets) among the candidates; equals share the smallest number; None
             without past targets. A source that was never tried has the mean score there.
@@ -74,8 +75,9 @@ class Strategy:
         spearman: mean over targets of Spearman's correlation between its order and the performance; None for a single source.
         targets: past targets that count.
         difference: mean regret of "own" less this, on these targets; negative where own is better.
-        interval: its 95 % interval over targets; None for fewer than 3.
+        interval: its 95 % interval over targets; None for fewer than 3, and where all differences are equal.
         distinguishable: whether the interval leaves out 0; None without one, and for own.
+        same: whether it lost as much as own on every target: the two took the same sources, or equally good ones.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Strategy:
     difference: float | None = None
     interval: Interval | None = None
     distinguishable: bool | None = None
+    same: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ class Measure:
     Attributes:
         method: its name.
         spearman: mean over past targets of Spearman's correlation of the oriented measure with the performance; None without past targets.
-        positive: past targets with a positive one.
-        targets: past targets.
+        positive: past targets with a positive one; 0 where the measure is not used.
+        targets: past targets; 0 where it is not used.
         weight: coefficient of its normal score in the way that is taken; None where that has none.
         left_out: why it is not used; "" where it is.
     """
@@ -118,11 +121,12 @@ class Recommendation:
         strategies: own, static, random, always; by leaving out one past target at a time. Empty without past targets.
         measures: those that are used first, by name.
         way: how measures are combined: "static", "average", "single", "ridge", "ridge+static".
-        ways: way -> mean Spearman's correlation on past targets that were left out; empty for fewer than 2.
+        ways: way -> mean Spearman's correlation on past targets that were left out; empty for fewer than 2 targets.
         way_shares: way -> share of the draws that took it.
         alpha: penalty of the ridge regression that is taken; None for another way.
         coefficients: feature -> coefficient of the way that is taken: measures, "static list", "source size".
-        reliability: slope of performance on prediction over past targets left out, 0 to 1; predictions are multiplied by it.
+        reliability: slope of performance on prediction over past targets left out, 0 to 1; predictions are multiplied by it. None where it cannot
+            be estimated: with fewer than 2 past targets, and with 2 for the static list, of which each is the only evidence for the other.
         sources: past sources.
         targets: past targets.
         metric: of the performance.
@@ -201,8 +205,12 @@ def recommend(
     rank average of the measures, the best single measure, scikit-learn's ridge regression of the measures, and the same with static list
     and source size. What the whole procedure is worth, the choice included, is measured by leaving out one past target at a time. Intervals and
     probabilities are of draws that resample past sources and targets and add the errors of left-out targets
-    (:func:`simkit.correlation.predictive.places`). With fewer than 3 past targets nothing is chosen, and the rank average is taken; with
-    fewer than 2 there are no intervals and no probabilities.
+    (:func:`simkit.correlation.predictive.places`): they hold for a target that is like the past ones, and that a target is unlike them shows in no
+    past target. With 2 past targets the better of static list and rank average is taken; with fewer the rank average, and there are no
+    intervals and no probabilities.
+
+    Past targets whose images or labels overlap, such as two sizes of one data set, tell each other's performances, and everything looks better
+    than it is: say so by ``alias``. Of targets that are the same data, only the one with most pairs is kept.
 
     Candidates are the sources that have scores for the target. A measure without a score for some candidate, or for more than a fifth of
     the past pairs, is left out and named; past pairs that lack a score of a measure that is left teach nothing and are counted. Self pairs and training
@@ -216,7 +224,7 @@ def recommend(
         methods: which measures: "name", "name=column", or "name=pattern" (columns averaged). Empty for all.
         distances: measures whose lower values mean more similar.
         similarities: measures whose higher values mean more similar.
-        alias: pairs of names that mean the same data set.
+        alias: pairs of names that mean the same data set, or sets so related that one tells the other's performance.
         allow_missing: leaves out and counts empty cells and past pairs that only one of two tables has, instead of refusing them.
         aggregate: "mean" averages rows of the same key, instead of refusing them.
         metric: of the performance; None takes it from the table.
@@ -297,8 +305,8 @@ class _Ranking:
             order, predicted, coefficients = learner.final(choice, np.ones(rows.n_sources), ones[0], past, new)
         worth, found = None, None
         if rows.n_targets > 1:
-            worth = float(reliability(left, ones)[0])
-            predicted = predicted * worth
+            worth = None if rows.n_targets == 2 and choice.way == "static" else float(reliability(left, ones)[0])
+            predicted = predicted * (worth or 0.0)
             found = places(learner, choice, left, order, predicted, bootstraps=self.bootstraps, seed=self.seed, name=self.target)
         ways = {way: float(choice.spearman[k].mean()) for k, way in enumerate(WAYS)} if rows.n_targets > 1 else {}
         named = dict(zip(self.feature_names(choice, learner), (float(one) for one in coefficients), strict=True))
@@ -331,7 +339,7 @@ class _Ranking:
         evidence = self.evidence
         used = [Measure(method, None if single is None else float(single[m].mean()), 0 if single is None else int((single[m] > 0).sum()),
                         len(evidence.targets), coefficients.get(method)) for m, method in enumerate(evidence.measures)]
-        return (*used, *(Measure(method, None, 0, 0, None, why) for method, why in evidence.left_out.items()))
+        return (*used, *(Measure(method, evidence.left_out_spearman.get(method), 0, 0, None, why) for method, why in evidence.left_out.items()))
 
     def few(self) -> list[str]:
         n = len(self.evidence.targets)
@@ -340,8 +348,8 @@ class _Ranking:
         if n == 1:
             return ["1 past target: nothing can be learned and checked; the order is the rank average of the measures, without probabilities"]
         if n == 2:
-            return ["2 past targets: too few to choose how to combine the measures; their rank average is taken, and intervals and probabilities are "
-                    "indicative only"]
+            return ["2 past targets: these same two chose between static list and rank average, so what the choice lost on them is too small; intervals and "
+                    "probabilities are indicative only"]
         return [f"few past targets ({n}): intervals and probabilities are indicative only"] if n < FEW_TARGETS else []
 
     def strategies(self, left: Sequence[LeftOut]) -> tuple[Strategy, ...]:
@@ -374,7 +382,7 @@ class _Ranking:
         gaps = np.round([own[t] - one for t, one in regrets.items()], 12)
         interval = mean_interval(gaps, bootstraps=self.bootstraps, rng=rng_for("recommend", "regret", self.seed, self.target))
         apart = None if interval is None else not interval[0] <= 0 <= interval[1]
-        return Strategy(name, regret, spearman, len(regrets), float(gaps.mean()), interval, apart)
+        return Strategy(name, regret, spearman, len(regrets), float(gaps.mean()), interval, apart, not gaps.any())
 
 
 def _candidates(evidence: Evidence, order: Floats, predicted: Floats | None, found: Places | None, static: Floats | None) -> tuple[Candidate, ...]:

@@ -6,45 +6,117 @@ from collections.abc import Sequence
 from html import escape
 
 from simkit.correlation.combination import WAYS
-from simkit.correlation.lines import NONE, signed, table, wrapped
+from simkit.correlation.lines import LONGEST, NONE, short, signed, table, wrapped
+from simkit.correlation.predictive import DISTINGUISHED
 from simkit.correlation.recommendation import Candidate, Recommendation, Strategy
 
 __all__ = ["answer", "recommendation_html", "recommendation_text"]
 
-HEAD = ("place", "source", "predicted", "expected place", "P(best)", "P(top 3)", "static list", "")
-EVIDENCE = ("taken", "regret", "mean Spearman", "targets", "own less it", "95 % interval")
+HEAD = ("place", "source", "predicted", "expected place", "P(best)", "P(top 3)", "first better", "static list")
+EVIDENCE = ("taken", "regret", "mean Spearman", "targets", "difference", "95 % interval")
 MEASURES = ("measure", "mean Spearman", "targets>0", "weight")
-TIED = "tied"
+
+NAMED = 5
+"""Sources that a sentence names."""
+
+SHORTEST = 12
+"""Characters to which names are shortened at most, for a table to fit."""
+
+TAKEN = 0.5
+"""Probability of being best from which a source is recommended that others are not told apart from."""
+
+NOTHING = 0.005
+"""Reliability below which predictions were worth nothing: it is printed as 0.00."""
+
+FEW_DIFFERENCES = 10
+"""Past targets below which the interval of a difference in regret is indicative: its coverage is .71 to .78 with 3 to 5, .84 with 10."""
 
 
 def answer(found: Recommendation) -> str:
-    """Which source to take, and what cannot be told apart from it; recommends none where no other source can."""
-    first, *others = found.candidates
-    if first.probability_best is None:
-        top = [one.source for one in found.candidates if one.place == 1]
-        lead = f"{', '.join(top)} share the first place" if len(top) > 1 else f"{first.source} is first"
+    """Which source to take, what cannot be told apart from it, and how the static list did; recommends none where none stands out."""
+    if found.candidates[0].probability_best is None:
         return (f"{found.target}: no source can be recommended: with {_count(len(found.targets), 'past target')} nothing is known about how well the "
-                f"measures predict transfer; by their rank average {lead}.")
-    tied = [one.source for one in others if one.tied]
-    chance = f"{first.source} (probability of being best {_share(first.probability_best)})"
-    if len(tied) == len(others):
-        return f"{found.target}: no source stands out; first is {chance}; {', '.join(tied)} {_are(tied)} not distinguishable from it{_static(found)}."
-    clear = len(others) - len(tied)
-    worse = f"the other {clear} are expected to be worse" if clear > 1 else f"{next(one.source for one in others if not one.tied)} is expected to be worse"
-    same = f"{', '.join(tied)} {_are(tied)} not distinguishable from it, " if tied else ""
-    return f"{found.target}: take {chance}; {same}{worse}{_static(found)}."
+                f"measures predict transfer; by their rank average, {_first(found)}.")
+    static = next((one for one in found.strategies if one.name == "static"), None)
+    against = "" if static is None else f"; on {_count(static.targets, 'past target')} {_against(static, found)}"
+    return f"{found.target}: {_lead(found)}{against}."
+
+
+def _lead(found: Recommendation) -> str:
+    """The source to take, or that none stands out."""
+    if found.reliability is not None and found.reliability < NOTHING:
+        return (f"no source stands out: the predictions were worth nothing on {_count(len(found.targets), 'past target')}, and the order below is no better "
+                "than chance")
+    others = [one for one in found.candidates if one.place > 1]
+    tied, apart = ([one.source for one in others if one.tied is which] for which in (True, False))
+    first = found.candidates[0]
+    if not apart and not _taken(found):
+        rest = "" if not tied else f", not distinguishable from {f'any of the {len(tied)} others' if len(tied) > 1 else tied[0]}"
+        return f"no source stands out; {_first(found)}{rest}"
+    if not _taken(found):
+        told = f"{'only ' if len(apart) < len(tied) else ''}{_some(apart)} {_are(apart)} told apart"
+        return f"{_first(found)}, not distinguishable from {len(tied)} of {len(others)} others ({_some(tied)}); {told}"
+    rest = f"not distinguishable from {_some(tied)}" if tied else f"told apart from {'all others' if len(apart) > 1 else apart[0]}"
+    return f"take {first.source} (probability of being best {_share(first.probability_best)}), {rest}"
+
+
+def _taken(found: Recommendation) -> bool:
+    """Whether the first is recommended: no other is tied with it, or it is the best with a probability of a half, and of twice that of chance.
+
+    With 2 past targets, which chose the way themselves, that probability is not enough.
+    """
+    first, *others = found.candidates
+    if others[0].place == 1:
+        return False
+    likely = round(first.probability_best or 0.0, 2) >= max(TAKEN, 2 / len(found.candidates)) and len(found.targets) > 2
+    return likely or not any(one.tied for one in others)
+
+
+def _first(found: Recommendation) -> str:
+    """The first of the order, or those that share its place."""
+    top = [one for one in found.candidates if one.place == 1]
+    chance = "" if top[0].probability_best is None else f" (probability of being best {', '.join(_share(one.probability_best) for one in top[:NAMED])})"
+    if len(top) == 1:
+        return f"first is {top[0].source}{chance}"
+    return f"{_some([one.source for one in top])} share the first place{chance}"
 
 
 def verdict(found: Recommendation) -> str:
-    """What taking the first source of this procedure was worth on past targets that it had not seen."""
-    own = next((one for one in found.strategies if one.name == "own"), None)
-    if own is None or own.regret is None:
+    """What taking a random source, or always the same, lost on past targets, against the first source of this ranking."""
+    if len(found.targets) < 2:
         return ""
-    unit = next((word for name, word in (("auc", "AUC"), ("accuracy", "accuracy")) if name in found.metric.casefold()), "of the performance")
-    parts = [f"on {_count(own.targets, 'past target')} left out in turn, taking its first source lost {own.regret:.3f} {unit} against the best"]
-    parts += [f"{_named(one)} lost {one.regret:.3f}{_on(one, own)}: {_apart(one)}" for one in found.strategies
-              if one.name != "own" and one.regret is not None]
-    return "; ".join(parts) + "."
+    parts = [_against(one, found) for one in found.strategies if one.name not in ("own", "static") and one.regret is not None]
+    how = "each past target was left out of all that was learned" if len(found.targets) > 2 else "the way was chosen by these same past targets"
+    return f"{'; '.join(parts)} ({how})." if parts else ""
+
+
+def _against(one: Strategy, found: Recommendation) -> str:
+    """What one way to take a source lost on past targets, against this ranking."""
+    here = _here(one, found)
+    name = f"{_named(one)}{_on(one, found)}{here}"
+    if one.regret is None or one.difference is None:
+        return f"nothing is known about {name}"
+    if one.same:
+        return f"this ranking took the same sources as {name}"
+    name, own = f"{name}{',' if here else ''}", abs(round(one.regret + one.difference, 12))
+    gap = round(one.regret, 3) - round(own, 3)  # of what is printed
+    less = "less than" if gap < 0 else "more than" if gap > 0 else "as much as"
+    unit = next((word for key, word in (("auc", "AUC"), ("accuracy", "accuracy")) if key in found.metric.casefold()), "of the performance")
+    return f"{name} lost {less} this ranking ({one.regret:.3f} against {own:.3f} {unit}): {_apart(one)}"
+
+
+def _here(one: Strategy, found: Recommendation) -> str:
+    """What the static list takes for the new target."""
+    top = [each.source for each in found.candidates if each.static_place == 1]
+    if one.name != "static" or not top:
+        return ""
+    return f", which takes {top[0]} too" if top == [found.candidates[0].source] else f", which would take {_some(top, 'or')}"
+
+
+def _apart(one: Strategy) -> str:
+    if one.distinguishable is None:
+        return "too few targets to tell the two apart" if one.targets < 3 else "the same difference on every target"
+    return "the two are told apart" if one.distinguishable else "the two could not be told apart"
 
 
 def recommendation_text(found: Recommendation, width: int = 100) -> str:
@@ -53,14 +125,14 @@ def recommendation_text(found: Recommendation, width: int = 100) -> str:
     lines = [wrapped(found.answer, width)]
     if said := verdict(found):
         lines.append(wrapped(f"evidence: {said}", width))
-    lines += ["", *table(HEAD, [_cells(one, found) for one in found.candidates], width, left=(1, 7)), *_legend(found, width)]
-    if found.strategies:
-        lines += ["", *table(EVIDENCE, [_strategy_cells(one) for one in found.strategies], width, left=(0,))]
+    lines += ["", *_table(*_order(found), width, 1), *([wrapped(_legend(found), width)] if _legend(found) else [])]
+    if len(found.targets) > 1:
+        lines += ["", *_table(EVIDENCE, [_strategy_cells(one) for one in found.strategies], width, 0), wrapped(_regret(found), width)]
     lines += ["", wrapped(_how(found), width)]
     used = [one for one in found.measures if not one.left_out]
     if found.targets:
         rows = [[one.method, signed(one.spearman), f"{one.positive}/{one.targets}", signed(one.weight)] for one in used]
-        lines += ["", *table(MEASURES, rows, width, left=(0,))]
+        lines += ["", *_table(MEASURES, rows, width, 0)]
     lines += ["", wrapped(_size(found), width)]
     lines += [wrapped(f"warning: {warning}", width) for warning in found.warnings]
     lines += [wrapped(f"note: {note}", width) for note in found.notes]
@@ -69,55 +141,74 @@ def recommendation_text(found: Recommendation, width: int = 100) -> str:
 
 def recommendation_html(found: Recommendation) -> str:
     """Answer and tables as an HTML fragment; every name is escaped."""
-    tables: list[tuple[Sequence[str], list[list[str]]]] = [(HEAD, [_cells(one, found) for one in found.candidates])]
-    if found.strategies:
-        tables.append((EVIDENCE, [_strategy_cells(one) for one in found.strategies]))
+    tables: list[tuple[Sequence[str], list[list[str]], str]] = [(*_order(found), _legend(found))]
+    if len(found.targets) > 1:
+        tables.append((EVIDENCE, [_strategy_cells(one) for one in found.strategies], _regret(found)))
     page = f"<p><b>{escape(found.answer)}</b></p>"
-    for head, rows in tables:
+    for head, rows, legend in tables:
         cells = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         page += f"<table><thead><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr></thead><tbody>{cells}</tbody></table>"
+        page += f"<p>{escape(legend)}</p>" if legend else ""
     items = "".join(f"<li>{escape(line)}</li>" for line in (verdict(found), _how(found), *found.warnings, *found.notes) if line)
     return f"{page}<ul>{items}</ul>"
 
 
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, name: int) -> list[str]:
+    """The table, with the names in one column shortened as far as it takes to fit, where they stay different."""
+    others = sum(2 + max(len(row[i]) for row in (head, *rows)) for i in range(len(head)) if i != name)
+    most = min(LONGEST, width - others) if width - others >= SHORTEST else LONGEST
+    names = [short(row[name], most) for row in rows]
+    if len(set(names)) < len(names):
+        names = [row[name] for row in rows]
+    shown = [[*row[:name], one, *row[name + 1 :]] for row, one in zip(rows, names, strict=True)]
+    return table(head, shown, width, left=(name,))
+
+
+def _order(found: Recommendation) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the candidates, without columns of which nothing is known."""
+    rows = [_cells(one, found) for one in found.candidates]
+    kept = [i for i in range(len(HEAD)) if any(row[i] != NONE for row in rows)]
+    return [HEAD[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
 def _cells(one: Candidate, found: Recommendation) -> list[str]:
-    n = len(found.candidates)
     shared = "=" if sum(other.place == one.place for other in found.candidates) > 1 else ""
-    interval = NONE if one.place_interval is None else f"{one.expected_place:.1f} [{one.place_interval[0]}, {one.place_interval[1]}] of {n}"
-    static = NONE if one.static_place is None else f"{one.static_place}{'' if one.past_targets else ' (never tried)'}"
-    mark = TIED if one.tied else ""
+    interval = NONE if one.place_interval is None else f"{one.expected_place:.1f} [{one.place_interval[0]}, {one.place_interval[1]}]"
+    static = NONE if one.static_place is None else str(one.static_place) if one.past_targets else "never tried"
     return [f"{one.place}{shared}", one.source, NONE if one.predicted is None else f"{one.predicted:.2f}", interval,
-            _share(one.probability_best), _share(one.probability_top3), static, mark]
+            _share(one.probability_best), _share(one.probability_top3), _share(one.probability_worse), static]
 
 
-def _legend(found: Recommendation, width: int) -> list[str]:
+def _legend(found: Recommendation) -> str:
     if found.candidates[0].probability_best is None:
-        return []
-    text = ("predicted: relative rank, 1 best, 0.50 nothing known; expected place: mean [95 % interval] of "
-            f"{found.bootstraps} draws of past sources and targets; tied: not distinguishable from the first, which is better in fewer than 95 % of them")
-    return [wrapped(text, width)]
+        return ""
+    predicted = "" if found.reliability is None else "predicted: relative rank, 1 best, 0.50 nothing known; "
+    return (f"{predicted}expected place: mean [95 % interval] of {found.bootstraps} draws of past sources and targets; first better: share of draws in which "
+            f"the first is better than it, told apart from {DISTINGUISHED:.2f} on; static list: place by the mean over past targets. All this is for a target "
+            "that is like the past ones: that it is unlike them would show in no past target")
 
 
 def _strategy_cells(one: Strategy) -> list[str]:
     gap = NONE if one.difference is None else f"{one.difference:+.3f}"
     interval = NONE if one.interval is None else f"[{one.interval[0]:+.3f}, {one.interval[1]:+.3f}]"
-    return [_named(one), NONE if one.regret is None else f"{one.regret:.3f}", signed(one.spearman), str(one.targets), gap, interval]
+    return [_named(one), NONE if one.regret is None else f"{one.regret:.3f}", signed(one.spearman), str(one.targets), gap,
+            "took the same sources" if one.same else interval]
+
+
+def _regret(found: Recommendation) -> str:
+    """What the columns of the evidence mean."""
+    few = "" if len(found.targets) >= FEW_DIFFERENCES else (
+        f"; with fewer than {FEW_DIFFERENCES} past targets its interval is indicative, and too narrow where few of them differ")
+    return ("regret: performance lost against the best measured source, mean over past targets; difference: regret of this ranking less that of the row, "
+            f"negative where this ranking lost less{few}")
 
 
 def _named(one: Strategy) -> str:
-    return {"own": "own", "static": "the static list", "random": "a random source"}.get(one.name, one.name)
+    return {"own": "this ranking", "static": "the static list", "random": "a random source"}.get(one.name, one.name)
 
 
-def _on(one: Strategy, own: Strategy) -> str:
-    return "" if one.targets == own.targets else f" (on the {_count(one.targets, 'target')} where it was measured)"
-
-
-def _apart(one: Strategy) -> str:
-    if one.distinguishable is None:
-        return "not distinguishable with so few targets"
-    if not one.distinguishable:
-        return "not distinguishable from it"
-    return "more than this procedure" if (one.difference or 0.0) < 0 else "LESS than this procedure"
+def _on(one: Strategy, found: Recommendation) -> str:
+    return "" if one.targets == len(found.targets) else f" (on the {_count(one.targets, 'target')} where it was measured)"
 
 
 def _how(found: Recommendation) -> str:
@@ -127,7 +218,7 @@ def _how(found: Recommendation) -> str:
     if not found.ways:
         return words
     if len(found.targets) < 3:
-        words += " (too few past targets to choose)"
+        words += ", of static list and rank average the better on these 2 past targets"
     else:
         words += ", the simplest within one standard error of the best"
     each = ", ".join(f"{WAYS[way]} {value:+.2f}" for way, value in found.ways.items())
@@ -136,8 +227,8 @@ def _how(found: Recommendation) -> str:
         words += f"; penalty {found.alpha:.3g}, coefficient of the static list {found.coefficients.get('static list', 0.0):+.2f}" if (
             "static list" in found.coefficients) else f"; penalty {found.alpha:.3g}"
     if found.reliability is not None:
-        words += f"; reliability of the predictions {found.reliability:.2f} (0 nothing, 1 full)"
-    return words
+        return f"{words}; reliability of the predictions {found.reliability:.2f} (0 nothing, 1 full)"
+    return f"{words}; reliability of the predictions: not estimable with {_count(len(found.targets), 'past target')}, so that all places are equally likely"
 
 
 def _size(found: Recommendation) -> str:
@@ -146,14 +237,15 @@ def _size(found: Recommendation) -> str:
     return f"{_count(len(found.candidates), 'candidate')}; {past}{metric}; {found.bootstraps} draws; seed {found.seed}"
 
 
-def _static(found: Recommendation) -> str:
-    """What the static list would take, where that is another source."""
-    top = [one.source for one in found.candidates if one.static_place == 1]
-    return "" if found.candidates[0].source in top or not top else f"; the static list would take {' or '.join(top)}"
-
-
 def _are(names: Sequence[str]) -> str:
     return "are" if len(names) > 1 else "is"
+
+
+def _some(names: Sequence[str], last: str = "and") -> str:
+    """The names, or the first few and how many more."""
+    if len(names) > NAMED:
+        return f"{', '.join(names[:NAMED])} {last} {len(names) - NAMED} more"
+    return f" {last} ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _count(n: int, what: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from html import escape
 
-from simkit.correlation.lines import NONE, plain, signed, table, wrapped
+from simkit.correlation.lines import NONE, plain, short, signed, table, wrapped
 from simkit.correlation.power import detectable, power_at
 from simkit.correlation.results import Correlation, Interval, MethodResult, Range, TargetResult
 
 __all__ = ["correlation_html", "correlation_text"]
 
 NAMES = {"spearman": "Spearman", "kendall": "Kendall", "weighted-tau": "weighted tau"}
-MOST_METHODS, MOST_LISTED, MOST_LINES, MOST_DETAILS, LONGEST = 40, 12, 30, 12, 30
-"""Rows of the main table, methods in a list within a line, warnings and notes, rows of the details that are printed unasked, letters of a name in tables."""
+MOST_METHODS, MOST_LISTED, MOST_LINES, MOST_DETAILS = 40, 12, 30, 12
+"""Rows of the main table, methods in a list within a line, warnings and notes, and rows of the details that are printed unasked."""
 
 BASELINES = {"static": "mean rank in the other targets", "source-size": "number of images of the source", "random": "expected values of a random source"}
 
@@ -92,11 +92,11 @@ def _main_table(found: Correlation, rows: Sequence[Sequence[str]], width: int) -
 
 def _cells(result: MethodResult, star: str = "") -> list[str]:
     if result.mean is None:
-        return [_short(result.method) + star, NONE, "undefined", *[NONE] * 6]
+        return [short(result.method) + star, NONE, "undefined", *[NONE] * 6]
     defined = sum(one.spearman is not None for one in result.targets)
     positive = NONE if result.method == "random" and star else f"{result.positive_targets}/{defined}"
     positive += f" of {len(result.targets)}" if defined < len(result.targets) and positive != NONE else ""
-    return [_short(result.method) + star, positive, signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
+    return [short(result.method) + star, positive, signed(result.mean), _interval(result.interval), _p(result.p_value), _p(result.p_holm), _p(result.p_max),
             _three(result.regret), signed(result.versus_static)]
 
 
@@ -133,8 +133,8 @@ def _stability(found: Correlation, width: int) -> list[str]:
     for one in results:
         s = one.stability
         influence = NONE if s.most_influential is None else (
-            f"{s.most_influential.kind} {_short(s.most_influential.name)} ({signed(s.most_influential.without)} without)")
-        rows.append([_short(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
+            f"{s.most_influential.kind} {short(s.most_influential.name)} ({signed(s.most_influential.without)} without)")
+        rows.append([short(one.method), _range(s.sources), *([_range(s.groups)] if grouped else []), _range(s.targets), influence])
     if not rows:
         return []
     head = ("method", "one source", *(["one group"] if grouped else []), "one target", "most influential")
@@ -150,7 +150,7 @@ def _details(found: Correlation, width: int, wanted: bool | None) -> list[str]:
     first = "Within each target (p: exact permutation test up to 9 sources; tau_w: weighted Kendall's tau, hyperbolic, additive, mean of both orders):"
     second = ("Taking the first source (Rel@k: best performance among the first k over the best of all; regret: beside that expected of a random source "
               "and that of the static list's first):")
-    rows = [(_short(result.method) + star, one) for result, star in results for one in result.targets]
+    rows = [(short(result.method) + star, one) for result, star in results for one in result.targets]
     return ["", wrapped(first, width), *_by_target(("n", "Spearman", "95 % CI", "p", "Kendall", "tau_w", "Pearson"), rows, _coefficients, width),
             "", wrapped(second, width), *_by_target(("chosen", "Rel@1", "Rel@3", "regret", "random", "static"), rows, _choice, width)]
 
@@ -159,7 +159,7 @@ def _by_target(
     head: tuple[str, ...], rows: Sequence[tuple[str, TargetResult]], cells: Callable[[TargetResult], list[str]], width: int,
 ) -> list[str]:
     """One table with a column of targets; where that is too wide, one a target under its name."""
-    whole = table(("method", "target", *head), [[name, _short(one.target), *cells(one)] for name, one in rows], width)
+    whole = table(("method", "target", *head), [[name, short(one.target), *cells(one)] for name, one in rows], width)
     if len(whole) == len(rows) + 1:
         return whole
     lines = []
@@ -177,7 +177,7 @@ def _coefficients(one: TargetResult) -> list[str]:
 
 def _choice(one: TargetResult) -> list[str]:
     numbers = (one.relative_at_1, one.relative_at_3, one.regret, one.random_regret, one.static_regret)
-    return [_short(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
+    return [short(one.chosen_source) or NONE, *(_three(number) for number in numbers)]
 
 
 def _linear(found: Correlation) -> list[str]:
@@ -276,9 +276,9 @@ def _per_target(found: Correlation, width: int) -> list[str]:
     """One block of columns per as many targets as fit."""
     results = [*((result, "") for result in found.methods[:MOST_METHODS]),
                *((result, "*") for result in found.baselines if result.method != "random" and not result.undefined)]
-    columns = [[f"{_short(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
+    columns = [[f"{short(target)} ({max((result.targets[t].n for result, _ in results), default=0)})", *(_one(result.targets[t]) for result, _ in results)]
                for t, target in enumerate(found.targets)]
-    names = ["", *(_short(result.method) + star for result, star in results)]
+    names = ["", *(short(result.method) + star for result, star in results)]
     lines: list[str] = []
     block: list[list[str]] = []
     for column in [*columns, []]:
@@ -316,12 +316,6 @@ def _interval(value: Interval | None) -> str:
 
 def _range(value: Range | None) -> str:
     return NONE if value is None else f"{value.low:+.2f} to {value.high:+.2f}"
-
-
-def _short(name: str) -> str:
-    """A name for a table; of a long one, the beginning and the end."""
-    name = plain(name)
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[3 - LONGEST // 2 :]}"
 
 
 def _three(value: float | None) -> str:
