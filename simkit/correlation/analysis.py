@@ -278,7 +278,8 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
         if undefined:
             out.append(f"{result.method}: undefined in {len(undefined)} of {n_targets} targets ({'; '.join(undefined)})")
         if result.mean is not None and result.interval is None and design.options.bootstraps:
-            out.append(f"{result.method}: no interval: its score is constant in more than a tenth of the resamples of the sources")
+            out.append(f"{result.method}: no interval: in more than a tenth of the resamples of the sources it has no correlation "
+                       "(fewer than 3 different sources, or a constant score), or it is perfect in all")
         n = sum(one.n for one in result.targets)
         if n < data.n_pairs:
             out.append(f"{result.method}: has {n} of {data.n_pairs} pairs; its correlations are on fewer pairs than others")

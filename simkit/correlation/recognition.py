@@ -104,7 +104,12 @@ def as_raw(table: Readable, *, allow_missing: bool = False, name: str = "DataFra
     if isinstance(table, (ScoreTable, TransferTable)):
         return table.raw
     if isinstance(table, (str, os.PathLike)):
-        return read_table(table, short_rows="empty" if allow_missing else "error")
+        try:
+            return read_table(table, short_rows="empty" if allow_missing else "error")
+        except DataError as error:
+            told = (replace(one, fix=f"{one.fix}: allow_missing=True (--allow-missing)") if one.fix.startswith("add the missing fields") else one
+                    for one in error.problems)
+            raise DataError("", "", "", problems=tuple(told)) from None
     if any(one.__name__ == "DataFrame" and one.__module__.startswith("pandas") for one in type(table).__mro__):
         return RawTable.of_frame(table, name=name)
     raise UsageError("SK102", name, f"a {type(table).__name__} is no table", "give a path, a DataFrame, a ScoreTable or a TransferTable")
