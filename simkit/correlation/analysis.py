@@ -302,7 +302,7 @@ def _simpson(pools: Mapping[str, Pooled], within: Mapping[str, Within]) -> list[
             continue
         inside = within[name].r
         if pool.pearson * inside < 0 or abs(pool.pearson) - abs(inside) > SIMPSON:
-            what = "Simpson's paradox" if pool.pearson * inside < 0 else "pooled exceeds within"
+            what = "Simpson's paradox" if pool.pearson * inside < 0 else "Simpson warning: it exceeds the one within"
             out.append(f"{name}: pooled over targets r = {pool.pearson:+.2f}, within targets r = {inside:+.2f} ({what}): "
                        "the pooled value mixes in differences between targets; read the one within")
     return out
