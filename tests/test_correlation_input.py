@@ -526,3 +526,10 @@ def test_the_command_line_lists_targets_without_a_baseline(write: Write, capsys:
     assert "error[SK209] " in (err := capsys.readouterr().err)
     assert "2 of 2 targets have no row with source 'scratch', the baseline: 't', 'u'" in err
     assert "(--baseline self or none)" in err
+
+
+def test_numbers_whose_squares_overflow_are_refused(write: Write) -> None:
+    table = rows()
+    table[1][2] = 1e200
+    with pytest.raises(DataError, match=r"value 1e\+200 is too large: its square overflows"):
+        run(write(WIDE, table))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from simkit.correlation import Correlation, correlate
+from simkit.errors import NotEnoughData
 from simkit.files import json_text
 
 STUDY = {"methods": ["task2vec=distance_*", "expert=expert_distance"], "distances": ["task2vec", "expert"]}
@@ -420,3 +422,73 @@ def test_html_escapes_names() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, simkit.correlation as c; c.correlate, c.rank_sources; print([m for m in ('pandas', 'scipy', 'torch', 'sklearn') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_method_that_is_worse_than_the_static_list_is_called_so() -> None:
+    """Sources differ in general; one score knows half of that, the static list nearly all."""
+    rng = np.random.default_rng(5)
+    good = np.linspace(-2, 2, 12)
+    rows = [{"source": f"s{i:02d}", "target": f"t{j}", "auc": 0.7 + 0.03 * good[i] + 0.003 * rng.normal(), "half": good[i] + 1.2 * (-1) ** i}
+            for i in range(12) for j in range(6)]
+    found = correlate(pd.DataFrame(rows), performance="auc", similarities=["half"], methods=["half"], permutations=999, bootstraps=300)
+    half = found.methods[0]
+    assert half.p_max is not None
+    assert half.p_max <= 0.05
+    assert half.versus_static_interval is not None
+    assert half.versus_static_interval[1] < 0
+    assert "Worse than the static list, which ignores the target: half." in found.text(200)
+
+
+def test_one_group_of_all_sources_is_no_grouping_and_said() -> None:
+    found = run(frame(8, 3).assign(source_group="all"))
+    assert not found.grouped
+    assert any("all sources are one group (source_group): no permutation of groups is possible" in line for line in found.warnings)
+    sizes = {f"s{i}": "big" if i < 4 else f"pair{i // 2}" for i in range(8)}
+    table = frame(8, 3)
+    some = run(table.assign(source_group=table["source"].map(sizes)))
+    assert any("1 groups have no other of their size and stay in place" in line for line in some.warnings)
+    assert "all permitted orders of the groups of sources" in some.text(200)
+
+
+def test_p_within_a_target_permutes_groups_too() -> None:
+    table = frame(8, 2, signal=0.6)
+    grouped = run(table.assign(source_group=table["source"].map({f"s{i}": f"g{i // 2}" for i in range(8)})))
+    one = next(result for result in grouped.methods if result.method == "far").targets[0]
+    scores = {source: (-value, performance) for source, value, performance in one.points}
+    x, y = (np.array([scores[f"s{i}"][k] for i in range(8)]) for k in (0, 1))
+    larger = total = 0
+    for order in itertools.permutations(range(4)):
+        for flips in itertools.product((0, 1), repeat=4):
+            moved = np.concatenate([x[2 * g : 2 * g + 2][:: -1 if flip else 1] for g, flip in zip(order, flips, strict=True)])
+            larger += abs(stats.spearmanr(moved, y).statistic) >= abs(stats.spearmanr(x, y).statistic) - 1e-9
+            total += 1
+    assert one.p_value == pytest.approx(larger / total)
+
+
+def test_one_file_and_two_with_the_same_pairs_give_the_same_numbers() -> None:
+    table = frame(8, 3)
+    table.loc[3, ["far", "noise"]] = np.nan  # a performance without any score
+    table.loc[5, ["fold_1", "fold_2"]] = np.nan  # scores without a performance
+    options = {"distances": ["far"], "similarities": ["noise"], "allow_missing": True, "permutations": 99, "bootstraps": 50}
+    one = correlate(table, performance="fold_*", methods=["far", "noise"], **options)
+    scores = table[["source", "target", "far", "noise"]].dropna()
+    two = correlate(scores, performance=table[["source", "target", "fold_1", "fold_2"]].dropna(), **options)
+    assert one.n_pairs == two.n_pairs == 23
+    assert one.methods == two.methods
+    assert one.baselines == two.baselines
+    assert any("left out of all coefficients (permutations use the scores" in note for note in two.notes)
+
+
+def test_only_self_pairs_are_too_few() -> None:
+    table = pd.DataFrame([{"source": s, "target": s, "auc": 0.7 + 0.1 * i, "far": 0.0} for i, s in enumerate("abc")])
+    for options in ({}, {"include_self": True}, {"baseline": "self"}):
+        with pytest.raises(NotEnoughData, match="no pair is left without self pairs"):
+            run(table, performance="auc", similarities=[], **options)
+
+
+def test_the_order_of_rows_changes_no_list_either() -> None:
+    table = frame(6, 3).assign(source_group=lambda one: "g" + (one["source"].str[1:].astype(int) // 2).astype(str))
+    long = table.melt(["source", "target", "source_group", "fold_1"], ["far", "noise"], "method", "value").rename(columns={"fold_1": "performance"})
+    expected, shuffled = (run(one, similarities=["noise"]).as_dict() for one in (long, long.sample(frac=1, random_state=3)))
+    for key in ("within", "groups", "methods"):
+        assert json.dumps(expected[key]) == json.dumps(shuffled[key])

@@ -288,6 +288,23 @@ def test_with_three_past_targets_the_way_that_orders_is_the_way_that_was_tried()
     assert chosen == [("static", {"static"})] * 5
 
 
+def test_three_past_targets_say_that_their_evidence_is_of_a_smaller_choice() -> None:
+    found = run(world(8, 3, signal=1.0))
+    assert any("3 past targets: leaving one out leaves two" in line for line in found.warnings)
+    assert "the other two chose between static list and rank average only" in found.text(400)
+    assert not any("leaving one out leaves two" in line for line in run(world(8, 4)).warnings)
+
+
+def test_a_past_of_scratch_or_self_pairs_alone_is_none() -> None:
+    table = world(4, 1)
+    past = table["target"] == "t0"
+    for source in ("scratch", "t0"):
+        found = run(table[~past | (table["source"] == "s00")].assign(source=lambda one, name=source: one["source"].where(one["target"] == "new", name)))
+        assert found.targets == ()
+        assert found.candidates[0].probability_best is None
+        assert "no source can be recommended" in found.answer
+
+
 def test_two_past_targets_that_are_equal_in_both_ways_take_the_static_list() -> None:
     rows, _ = rows_of(np.random.default_rng(0), 6, 2, 1, 0.0, 0.0)
     y = np.where(rows.target == 0, rows.x[:, 0], 0.0)

@@ -95,7 +95,7 @@ def correlate(
     alias = tuple(alias)
     reading = {"allow_missing": allow_missing, "aggregate": aggregate, "decimal": decimal}
     scores, transfers = _readings(table, performance, methods, metric, reading)
-    found = directions(scores.scores, distances=distances, similarities=similarities, in_table=scores.higher_is_better, table=scores.name,
+    found = directions(sorted(scores.scores), distances=distances, similarities=similarities, in_table=scores.higher_is_better, table=scores.name,
                        columns=scores.columns)
     if baseline != "none":
         scores, transfers = _relative(scores, transfers, baseline, alias)
@@ -264,7 +264,11 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
     if n_targets < FEW_TARGETS:
         out.append(f"few targets ({n_targets}): intervals over targets are indicative only")
     exchange = design.exchange
+    if not exchange.grouped and len(set(exchange.group)) == 1 < len(exchange):
+        out.append("all sources are one group (source_group): no permutation of groups is possible, and they are taken for independent")
     if exchange.grouped:
+        fixed = exchange.fixed
+        out += [f"{fixed} groups have no other of their size and stay in place: p asks only about the order within them and among the others"] if fixed else []
         out.append(f"the {len(data.sources)} sources are {len(set(exchange.group))} groups (source_group), which are permuted and drawn as a whole: whole "
                    "groups of the same size change places, and sources within a group")
     if n_targets == 2:

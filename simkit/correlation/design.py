@@ -20,6 +20,7 @@ from simkit.correlation.resampling import Statistic, Weights, per_target
 from simkit.correlation.results import Interval, MethodResult, Mixed, Pooled, TargetResult, Within
 from simkit.correlation.stability import stabilities
 from simkit.correlation.statistics import (
+    Orders,
     best_of_top,
     bonett_wright,
     holm,
@@ -180,11 +181,16 @@ class Design:
         columns = []
         for t, name in enumerate(data.targets):
             rng_name = ("correlate", "target", self.options.seed, name)
-            rho, p = within_target_p(oriented[:, :, t], data.performance[:, t], permutations=self.options.permutations, rng_name=rng_name)
+            rho, p = within_target_p(oriented[:, :, t], data.performance[:, t], permutations=self.options.permutations, rng_name=rng_name,
+                                     orders=self._orders_within if self.exchange.grouped else None)
             static = None if self.static is None else self.choice(self.static[:, t], data.performance[:, t])[2]
             columns.append([self._target(t, x, shown, (float(rho[m]), float(p[m]), float(kendall[m, t])), static)
                             for m, (x, shown) in enumerate(zip(oriented[:, :, t], raw[:, :, t], strict=True))])
         return [tuple(column[m] for column in columns) for m in range(len(oriented))]
+
+    def _orders_within(self, mask: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Orders, bool]:
+        """Permutations of the sources of one target, by groups."""
+        return self.exchange.part(mask).orders(self.options.permutations, rng)
 
     def _target(self, t: int, x: Floats, raw: Floats, numbers: tuple[float, float, float], static: float | None) -> TargetResult:
         """One method in one target; ``numbers`` are Spearman's correlation, its p-value and Kendall's tau."""

@@ -177,6 +177,9 @@ class EvidenceMaker:
         joined = join(past, transfers, alias=self.options.alias, allow_missing=self.options.allow_missing)
         self.notes += joined.notes
         data = rectangle(joined, include_self=False)
+        if not data.targets:
+            self.notes.append("all past pairs are self pairs: nothing is known about how well the measures predict")
+            return self.without_past()
         of_past = (one for one in joined.warnings if not one.startswith("alias: ") or " is in no table" not in one)  # said of all tables already
         self.warnings += [one for one in (*of_past, *data.warnings) if one not in self.warnings]
         performance = self.performances(transfers, joined.self_pairs, data.targets)

@@ -47,6 +47,11 @@ class Exchange:
         """Whether some sources share a group, and not all of them one: a single group is no grouping."""
         return 1 < len(set(self.group)) < len(self.group)
 
+    @property
+    def fixed(self) -> int:
+        """Groups of several sources that no other group has the size of: they never change places."""
+        return sum(len(members) == 1 and members.shape[1] > 1 for members in self._classes()) if self.grouped else 0
+
     def orders(self, count: int, rng: np.random.Generator, *, sampled: bool = False) -> tuple[Orders, bool]:
         """Permutations of the sources (B, S), and whether they are all there are: ``count`` random ones unless all are few enough."""
         if not self.grouped:

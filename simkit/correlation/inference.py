@@ -28,7 +28,7 @@ ENOUGH_TARGETS = 5
 
 @dataclass(frozen=True)
 class Nulls:
-    """The statistic of every method in the same permutations of the source labels.
+    """The statistic of every method in the same permutations of the source labels (of a method that lacks some of grouped sources, in others).
 
     Attributes:
         values: (M, B); NaN where a permutation leaves it undefined.

@@ -33,7 +33,7 @@ class Joined:
 
     Attributes:
         scores: method -> (source, target) -> score as the method defines it; only sources and targets that have a pair with a performance.
-        performance: (source, target) -> replicate -> performance; of two tables only pairs that have a score.
+        performance: (source, target) -> replicate -> performance; only sources and targets that have a pair with a score.
         source_size: source -> number of images, where known.
         notes: what was renamed and left out.
         warnings: aliases of names that no table holds, data sets that count twice, and names that are almost the same.
@@ -141,7 +141,7 @@ def join(scores: Reading, transfers: Reading, *, alias: Iterable[tuple[str, str]
     rows, columns = {source for source, _ in both}, {target for _, target in both}
     # scores of pairs without a performance count where permutations bring them beside one, and performances without a score for the regret
     shown = both | {pair for pair in scored - self_pairs if pair[0] in rows and pair[1] in columns}
-    measured = both if scores is not transfers else both | {pair for pair in performed - self_pairs if pair[0] in rows and pair[1] in columns}
+    measured = both | {pair for pair in performed - self_pairs if pair[0] in rows and pair[1] in columns}
     kept = {method: _kept(pairs, rename, shown) for method, pairs in scores.scores.items()}
     notes += _gaps(kept, measured - ignored)
     return Joined(
@@ -191,7 +191,7 @@ def _groups(scores: Reading, transfers: Reading, rename: Mapping[str, str]) -> d
             message = f"source '{source}' is in group '{group}', and in '{out[source]}' in {scores.name}"
             problems.add("SK203", transfers.name, message, "a source belongs to one group")
     problems.raise_if_any(DataError)
-    return out
+    return dict(sorted(out.items()))
 
 
 def _twice(pairs: Collection[Pair], root: Mapping[str, str]) -> list[str]:
@@ -239,7 +239,8 @@ def _unmatched(score_name: str, scored: set[Pair], transfer_name: str, performed
         fix = "correct the names, give alias=[('A', 'B')] (--alias A=B), or leave such pairs out: allow_missing=True (--allow-missing)"
         message, fix = respelled if respelled is not None else (_lonely(lonely, others), fix)
         problems.add("SK209", name, f"{have}{message}; {counted(matched, 'pair')} {'matches' if matched == 1 else 'match'}", fix)
-        notes.append(f"{name}: {have}{message}; left out")
+        used = "permutations use the scores" if what == "performance" else "regret and static list use the performances"
+        notes.append(f"{name}: {have}{message}; left out of all coefficients ({used}, where source and target stay)")
     if not allow_missing or (respelled is not None and not matched):
         problems.raise_if_any(DataError)
     return notes
@@ -285,7 +286,7 @@ def rectangle(joined: Joined, *, include_self: bool) -> Rectangle:
         said = joined.performance[source, target]
         performance[row[source], column[target]] = average(said[label] for label in common[target] or said)
     left_out = frozenset() if include_self else joined.self_pairs
-    scores = {method: _matrix(values, left_out, row, column) for method, values in joined.scores.items()}
+    scores = {method: _matrix(values, left_out, row, column) for method, values in sorted(joined.scores.items())}
     layers = {method: _layers(values, left_out, row, column) for method, values in joined.score_replicates.items()}
     noise = _matrix(joined.performance_sd, left_out, row, column)
     return Rectangle(
@@ -331,4 +332,4 @@ def _layers(
     kept = {pair: labelled for pair, labelled in values.items() if pair not in left_out}
     labels = sorted({label for labelled in kept.values() for label in labelled})
     alone = ({pair: labelled[label] for pair, labelled in kept.items() if label in labelled} for label in labels)
-    return np.array([_matrix(of_label, left_out, row, column) for of_label in alone]).reshape(-1, len(row), len(column))
+    return np.array([_matrix(of_label, left_out, row, column) for of_label in alone]).reshape(len(labels), len(row), len(column))

@@ -12,6 +12,9 @@ from simkit.tables import IF_OUTSIDE, RawTable, counted
 
 __all__ = ["DecimalMark", "has_decimal_comma", "in_percent", "is_number", "numbers"]
 
+LARGEST = 1e150
+"""Numbers beyond are refused: their squares overflow."""
+
 DecimalMark: TypeAlias = Literal[".", ","]
 """What stands between the whole and the fractional part of a number."""
 
@@ -67,6 +70,10 @@ def numbers(
             out[row] = value
     except DataError as error:
         problems.catch(error)
+    huge = [row for row, value in enumerate(out) if abs(value) > LARGEST]
+    if huge:
+        also = f" (and {len(huge) - 1} more cells of this column)" if len(huge) > 1 else ""
+        problems.add("SK203", raw.where(huge[0], column), f"value {cells[huge[0]].strip()} is too large: its square overflows{also}", "correct the value")
     problems.raise_if_any(DataError)
     return out
 

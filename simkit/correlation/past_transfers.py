@@ -82,7 +82,7 @@ def _cut(target: str, names: set[str], scores: Layout, transfers: Layout, new: R
     """Reads what there is of other targets; rows of the new target and of targets without any transfer are left out, and noted."""
     notes = _measured(target, names, transfers)
     root, _ = same_data(options.alias, ())
-    performed = {name for name in _targets(transfers) if _performed(transfers, name)} - names
+    performed = {name for name in _targets(transfers) if _performed(transfers, name) - {SCRATCH, name}} - names
     roots = {root.get(name, name) for name in performed}
     idle = sorted(name for name in _targets(scores) - names if root.get(name, name) not in roots)
     if idle:

@@ -350,6 +350,9 @@ class _Ranking:
         if n == 2:
             return ["2 past targets: these same two chose between static list and rank average, so what the choice lost on them is too small; intervals and "
                     "probabilities are indicative only"]
+        if n == 3:
+            return ["3 past targets: leaving one out leaves two, which can only choose between static list and rank average; what this ranking is said to have "
+                    "lost, its reliability and the probabilities are of that choice, so they are mostly too pessimistic"]
         return [f"few past targets ({n}): intervals and probabilities are indicative only"] if n < FEW_TARGETS else []
 
     def strategies(self, left: Sequence[LeftOut]) -> tuple[Strategy, ...]:

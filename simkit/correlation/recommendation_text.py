@@ -87,6 +87,7 @@ def verdict(found: Recommendation) -> str:
         return ""
     parts = [_against(one, found) for one in found.strategies if one.name not in ("own", "static") and one.regret is not None]
     how = "each past target was left out of all that was learned" if len(found.targets) > 2 else "the way was chosen by these same past targets"
+    how += ", and the other two chose between static list and rank average only" if len(found.targets) == 3 else ""
     return f"{'; '.join(parts)} ({how})." if parts else ""
 
 

@@ -30,7 +30,8 @@ class TargetResult:
         kendall: Kendall's tau-b.
         weighted_tau: weighted Kendall's tau (hyperbolic, additive, mean of both orders: the defaults of scipy.stats.weightedtau).
         pearson: Pearson's correlation.
-        p_value: two-sided permutation p-value of Spearman's correlation (exact up to 9 sources).
+        p_value: two-sided permutation p-value of Spearman's correlation (exact up to 9 sources), of groups where there are any. Interval
+            and resolution of one target take sources singly.
         best_source: the source with the best performance of all, whether the method scores it or not; joined by " or " when tied.
         chosen_source: the source that the method puts first; joined by " or " when tied.
         regret: performance of the best source less that of the chosen one (mean over tied ones), in units of the performance.
@@ -277,7 +278,7 @@ class Correlation:
         ceiling_of_mean: per target, the Spearman's correlation with that mean which is expected of a score without error
             (:func:`simkit.correlation.reliability.ceiling_of_mean`).
         within: per method, the within-target (repeated-measures) correlation.
-        joint_exact: whether all orders of the sources were enumerated for the p-values.
+        joint_exact: whether all (permitted) orders of the sources were enumerated for the p-values.
         statistic: the coefficient whose mean over targets is primary: "spearman", "kendall" or "weighted-tau".
         baseline: what performances are relative to: "none", "self" or "scratch".
         logit: whether Pearson's correlations, within, pooled and mixed, are of logit(performance). Ranks do not change by it.
@@ -377,7 +378,7 @@ def _row(result: MethodResult) -> dict[str, Any]:
     out: dict[str, Any] = {"method": result.method, "higher_is_better": result.higher_is_better, "mean": result.mean}
     out |= {"mean_spearman": result.mean_spearman, **_ends("", result.interval), **_ends("fixed_sources_", result.fixed_sources_interval)}
     out |= {"p_value": result.p_value, "p_holm": result.p_holm, "p_max": result.p_max, "regret": result.regret}
-    out |= {"relative_at_1": result.mean_relative_at_1, "relative_at_3": result.mean_relative_at_3}
+    out |= {"mean_relative_at_1": result.mean_relative_at_1, "mean_relative_at_3": result.mean_relative_at_3}
     out |= {"versus_static": result.versus_static, **_ends("versus_static_", result.versus_static_interval)}
     out |= {"versus_static_common": result.versus_static_common, **_ends("versus_static_common_", result.versus_static_common_interval)}
     out |= {"versus_best": result.versus_best, **_ends("versus_best_", result.versus_best_interval)}

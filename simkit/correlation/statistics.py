@@ -6,7 +6,7 @@ Scores are oriented before they come here: higher always means more similar. S i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -113,7 +113,10 @@ def mean_defined(values: Floats) -> Floats:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def within_target_p(x: Floats, y: Floats, *, permutations: int, rng_name: Sequence[str | int]) -> tuple[Floats, Floats]:
+def within_target_p(
+    x: Floats, y: Floats, *, permutations: int, rng_name: Sequence[str | int],
+    orders: Callable[[NDArray[np.bool_], np.random.Generator], tuple[Orders, bool]] | None = None,
+) -> tuple[Floats, Floats]:
     """Spearman's correlation of every method in one target and its two-sided permutation p-value; NaN where undefined.
 
     Exact up to 9 sources, else from random permutations (the same for all methods) with add-one.
@@ -123,17 +126,20 @@ def within_target_p(x: Floats, y: Floats, *, permutations: int, rng_name: Sequen
         y: (S,) performances, NaN where missing.
         permutations: how many random ones.
         rng_name: names of the random numbers.
+        orders: permutations of those sources that a mask keeps, and whether they are all; None for permutations of single sources.
     """
     rho, p = np.full(len(x), np.nan), np.full(len(x), np.nan)
     masks, group = np.unique(np.isfinite(x) & np.isfinite(y), axis=0, return_inverse=True)
     for g, mask in enumerate(masks):
         members = np.flatnonzero(group.ravel() == g)
         if mask.sum() >= 3:
-            rho[members], p[members] = _within_target_p(x[members][:, mask], y[mask], permutations, rng_for(*rng_name))
+            rng, few = rng_for(*rng_name), math.factorial(EXACT_WITHIN)
+            drawn = exact_or_sampled_orders(int(mask.sum()), most=few, permutations=permutations, rng=rng) if orders is None else orders(mask, rng)
+            rho[members], p[members] = _within_target_p(x[members][:, mask], y[mask], *drawn)
     return rho, p
 
 
-def _within_target_p(x: Floats, y: Floats, permutations: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _within_target_p(x: Floats, y: Floats, orders: Orders, exact: bool) -> tuple[Floats, Floats]:
     from scipy.stats import rankdata
 
     n = len(y)
@@ -142,7 +148,6 @@ def _within_target_p(x: Floats, y: Floats, permutations: int, rng: np.random.Gen
     defined = scale > 0
     scale = np.where(defined, scale, 1.0)
     rho = rank_x @ rank_y / scale
-    orders, exact = exact_or_sampled_orders(n, most=math.factorial(EXACT_WITHIN), permutations=permutations, rng=rng)
     reached = np.zeros(len(x), dtype=np.int64)
     for block in _blocks(len(orders), max(n, len(x))):
         resampled = np.abs(rank_y[orders[block]] @ rank_x.T) / scale

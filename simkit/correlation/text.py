@@ -64,7 +64,8 @@ def _title(found: Correlation) -> str:
     total = f"{found.n_pairs + own} pairs" if own else f"{found.n_pairs} pairs"
     left = f"; {own} self pair{'s' if own > 1 else ''} left out" if own else ""
     metric = "" if found.metric == "performance" else f"; performance: {plain(found.metric)}"
-    how = "all orders of the sources" if found.joint_exact else f"{found.permutations} permutations of the sources"
+    units = "groups of sources" if found.grouped else "sources"
+    how = f"all {'permitted ' if found.grouped else ''}orders of the {units}" if found.joint_exact else f"{found.permutations} permutations of the {units}"
     logit = "; logit for Pearson's r" if found.logit else ""
     return (f"{total}, {found.n_sources} sources, {found.n_targets} target{'s' if found.n_targets > 1 else ''}{left}{metric}{logit}; {how}; "
             f"{found.bootstraps} bootstraps of sources and targets; seed {found.seed}")
@@ -183,19 +184,21 @@ def _choice(one: TargetResult) -> list[str]:
 def _linear(found: Correlation) -> list[str]:
     """Correlations of values instead of ranks: within targets, pooled, and the mixed model."""
     lines = []
+    order = [one.method for one in found.methods]
     values = "value and logit(performance)" if found.logit else "value and performance"
     signs = "" if all(one.higher_is_better for one in found.methods) else "; of a distance, negative is as hoped"
     if found.within:
-        each = [f"{plain(name)} {one.r:+.2f} ({one.n} pairs{_self_within(found, name)})" for name, one in found.within.items()]
+        each = [f"{plain(name)} {one.r:+.2f} ({one.n} pairs{_self_within(found, name)})" for name in order if (one := found.within.get(name))]
         lines.append(f"within-target r of {values}, as they stand{signs}: {_listed(each)}")
     pools = [found.pooled, {} if found.with_self is None else found.with_self.pooled]
-    for name, pool in ((name, pools[i][name]) for name in list(found.pooled)[:MOST_LISTED] for i in range(2) if name in pools[i]):
+    for name, pool in ((name, pools[i][name]) for name in order[:MOST_LISTED] for i in range(2) if name in pools[i]):
         p = "" if pool.p_value is None else "p < 0.0001" if pool.p_value < 0.00005 else f"p = {pool.p_value:.4f}"
         value = "undefined" if pool.pearson is None else f"r = {pool.pearson:+.4f}, {p}"
         of = f"{pool.n} pairs, self pairs {'in' if pool.includes_self else 'left out'}"
         lines.append(f"pooled r of {values} as they stand, {plain(name)}: {value} ({of})")
     each = []
-    for name, model in found.mixed.items():
+    for name in [name for name in order if name in found.mixed]:
+        model = found.mixed[name]
         if model.slope is None or model.p_value is None:
             each.append(f"{plain(name)}: {model.problem or 'no standard error'}")
             continue
@@ -267,9 +270,16 @@ def _reading(found: Correlation) -> str:
     static = ""
     if better:
         static = f" Better than the static list: {_listed(plain(r.method) for r in better)}."
+    elif worse := [r for r in seen if _below_zero(r.versus_static_interval)
+                   and (r.versus_static_common is None or _below_zero(r.versus_static_common_interval))]:
+        static = f" Worse than the static list, which ignores the target: {_listed(plain(r.method) for r in worse)}."
     elif any(r.versus_static_interval is not None for r in seen):
         static = " None is distinguishable from the static list, which ignores the target (weak evidence that they are equal: the interval is wide)."
     return f"Distinguishable from chance with {size} (max-T p <= 0.05): {each}.{static}"
+
+
+def _below_zero(interval: Interval | None) -> bool:
+    return interval is not None and interval[1] < 0
 
 
 def _per_target(found: Correlation, width: int) -> list[str]:
