@@ -446,7 +446,7 @@ def test_one_group_of_all_sources_is_no_grouping_and_said() -> None:
     sizes = {f"s{i}": "big" if i < 4 else f"pair{i // 2}" for i in range(8)}
     table = frame(8, 3)
     some = run(table.assign(source_group=table["source"].map(sizes)))
-    assert any("1 groups have no other of their size and stay in place" in line for line in some.warnings)
+    assert any("1 group of several sources with no other of that size stay in place" in line for line in some.warnings)
     assert "all permitted orders of the groups of sources" in some.text(200)
 
 

@@ -16,7 +16,7 @@ from simkit.files import check_writable, json_text, write_text
 from simkit.pipeline.progress import Progress
 from simkit.registry import Text
 
-__all__ = ["Output", "check_outputs", "data_options", "device_options", "output_options", "settings", "split"]
+__all__ = ["Output", "check_outputs", "data_options", "device_options", "output_options", "performance_of", "settings", "split", "table_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,6 +114,36 @@ def width() -> int:
     import shutil
 
     return shutil.get_terminal_size((100, 40)).columns
+
+
+def table_options(command: F) -> F:
+    """How tables of scores and performances are read: columns, directions, names, what may be missing."""
+    options = (
+        click.option("--performance", default=None, metavar="COLUMN|PATTERN|FILE",
+                     help="Column of the performance; a pattern such as 'fold_*' takes its columns as replicates; or a second file with the transfers."),
+        click.option("--replicates", default=None, metavar="PATTERN", help="The same for a pattern: columns that are replicates of the performance."),
+        click.option("--method", "--methods", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN][,...]",
+                     help="Columns of the methods' values; a pattern takes its columns as replicates of the score. Default: every column of numbers left."),
+        click.option("--distance", "distances", multiple=True, metavar="NAME[,...]", help="State that a method is a distance: lower means more similar."),
+        click.option("--similarity", "similarities", multiple=True, metavar="NAME[,...]",
+                     help="State that a method is a similarity: higher means more similar."),
+        click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1)."),
+        click.option("--alias", multiple=True, metavar="A=B", help="Two names of the same data set: their pairs count as self pairs."),
+        click.option("--allow-missing", is_flag=True, help="Leave out empty cells and pairs without a partner, counted (default: an error that lists them)."),
+        click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them)."),
+        click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True,
+                     help="Decimal mark of the tables; a comma is refused unless stated."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def performance_of(performance: str | None, replicates: str | None) -> str | None:
+    """What --performance or --replicates says; UsageError for both."""
+    if performance is not None and replicates is not None:
+        raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
+    return replicates if performance is None else performance
 
 
 def output_options(command: F) -> F:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from simkit.cli.output import Output, check_outputs, output_options, split, width
+from simkit.cli.output import Output, check_outputs, output_options, performance_of, split, table_options, width
 from simkit.errors import NotEnoughData, UsageError
 
 
@@ -15,19 +15,7 @@ from simkit.errors import NotEnoughData, UsageError
 @click.argument("target")
 @click.argument("table", type=click.Path(), required=False)
 @click.option("--study", type=click.Path(), default=None, help="Study file: its scores.csv and transfer.csv (from `simkit run`) stand for TABLE and FILE.")
-@click.option("--performance", default=None, metavar="COLUMN|PATTERN|FILE",
-              help="Column of the performance; a pattern such as 'fold_*' averages its columns as replicates; or a second file with the transfer results.")
-@click.option("--replicates", default=None, metavar="PATTERN", help="The same for a pattern: columns that are replicates of the performance.")
-@click.option("--method", "--methods", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN][,...]",
-              help="Column of a method's values; a pattern is averaged. Default: every column of numbers left.")
-@click.option("--distance", "distances", multiple=True, metavar="NAME[,...]", help="State that a method is a distance: lower means more similar.")
-@click.option("--similarity", "similarities", multiple=True, metavar="NAME[,...]", help="State that a method is a similarity: higher means more similar.")
-@click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1).")
-@click.option("--alias", "alias", multiple=True, metavar="A=B",
-              help="Two names of the same data set, or of sets so related that one tells the other's transfers (such as two sizes of one).")
-@click.option("--allow-missing", is_flag=True, help="Leave out empty cells and past pairs without a partner, counted (default: an error that lists them).")
-@click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them).")
-@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True, help="Decimal mark of the tables.")
+@table_options
 @click.option("--always", default=None, metavar="NAME", help="The source to hold against, always taken (default: the one with imagenet in its name).")
 @click.option("--bootstraps", type=click.IntRange(100), default=2000, show_default=True, help="Draws of past sources and targets.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
@@ -41,15 +29,14 @@ def recommend(
     """Which source should I take for TARGET, which has no transfers yet?
 
     Ranks the sources that are scored for TARGET, by how well scores (and past sources) predicted transfer on other targets. TABLE is a CSV
-    with the scores of TARGET and of past targets, as `simkit correlate` reads it; rows of TARGET need no performance.
+    with the scores of TARGET and of past targets, as `simkit correlate` reads it; rows of TARGET need no performance. Past targets that are one
+    collection (two sizes of it) must be named so by --alias, or they confirm each other.
     """
     from simkit.correlation import recommend as recommend_source
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
-    if performance is not None and replicates is not None:
-        raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
-    performance = replicates if performance is None else performance
+    performance = performance_of(performance, replicates)
     pairs = aliases(alias, "--alias")
     if study is not None:
         table, found, of_study = _of_study(study, table)

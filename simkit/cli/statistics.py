@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from simkit.cli.output import Output, check_outputs, output_options, split, width
+from simkit.cli.output import Output, check_outputs, output_options, performance_of, split, table_options, width
 
 if TYPE_CHECKING:
     from simkit.correlation import Correlation
@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("table", type=click.Path())
-@click.option("--performance", default=None, metavar="COLUMN|PATTERN|FILE",
-              help="Column of the performance; a pattern such as 'fold_*' takes its columns as replicates; or a second file with the transfer results.")
-@click.option("--replicates", default=None, metavar="PATTERN", help="The same for a pattern: columns that are replicates of the performance.")
-@click.option("--method", "--methods", "methods", multiple=True, metavar="NAME[=COLUMN|PATTERN][,...]",
-              help="Columns of the methods' values; a pattern takes its columns as replicates of the score. Default: every column of numbers left.")
-@click.option("--distance", "distances", multiple=True, metavar="NAME[,...]", help="State that a method is a distance: lower means more similar.")
-@click.option("--similarity", "similarities", multiple=True, metavar="NAME[,...]", help="State that a method is a similarity: higher means more similar.")
-@click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1).")
+@table_options
 @click.option("--baseline", type=click.Choice(["none", "self", "scratch"]), default="none", show_default=True,
               help="Take the gain in percent over the target pretrained on itself, or over training from scratch, instead of the performance.")
 @click.option("--statistic", type=click.Choice(["spearman", "kendall", "weighted-tau"]), default="spearman", show_default=True,
@@ -31,10 +24,6 @@ if TYPE_CHECKING:
 @click.option("--mixed", is_flag=True, help="Also fit a linear mixed model with random source effects (needs statsmodels: the extra 'stats').")
 @click.option("--include-self", is_flag=True, help="Keep pairs of a data set with itself (left out by default); the result shows both.")
 @click.option("--pooled", is_flag=True, help="Also correlate over all pairs of all targets at once (Pearson, as the seed study did).")
-@click.option("--alias", "alias", multiple=True, metavar="A=B", help="Two names that mean the same data set: their pairs count as self pairs.")
-@click.option("--allow-missing", is_flag=True, help="Leave out rows with empty cells and pairs without a partner, counted (default: an error that lists them).")
-@click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them).")
-@click.option("--decimal", type=click.Choice([".", ","]), default=".", show_default=True, help="Decimal mark of the tables; a comma is refused unless stated.")
 @click.option("--permutations", type=click.IntRange(99), default=9999, show_default=True, help="Joint permutations of the source labels.")
 @click.option("--bootstraps", type=click.IntRange(100), default=2000, show_default=True, help="Two-way bootstrap draws.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of permutations and bootstrap.")
@@ -63,14 +52,13 @@ def correlate(
     from simkit.study import aliases
 
     output = Output(json_target, quiet)
-    if replicates is not None and performance is not None:
-        raise UsageError("SK102", "--replicates, --performance", "both say where the performance is", "give one of them")
+    performance = performance_of(performance, replicates)
     if plot and Path(plot).is_file():
         raise UsageError("SK102", "--plot", f"{plot} is a file, a folder is wanted", "name a folder; it is made when missing")
     check_outputs([out], [table, performance])
     check_outputs([_targets_file(out) if out else None, json_target, Path(plot) / "captions.txt" if plot else None], [table, performance])
     result = correlate_table(
-        table, performance=replicates if performance is None else performance, methods=split(methods), distances=split(distances),
+        table, performance=performance, methods=split(methods), distances=split(distances),
         similarities=split(similarities), include_self=include_self, pooled=pooled, alias=aliases(alias, "--alias"), allow_missing=allow_missing,
         aggregate=aggregate, metric=metric, baseline=baseline, statistic=statistic, logit=logit, mixed=mixed, decimal=decimal, permutations=permutations,
         bootstraps=bootstraps, seed=seed, jobs=jobs,

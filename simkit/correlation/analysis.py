@@ -21,7 +21,7 @@ from simkit.correlation.resampling import STATISTICS, Statistic
 from simkit.correlation.results import Correlation, MethodResult, Pooled, Within
 from simkit.correlation.statistics import critical_size, critical_spearman, tied_share
 from simkit.errors import DataError, NotEnoughData, Problems, UsageError
-from simkit.tables import RawTable, TransferTable
+from simkit.tables import RawTable, TransferTable, counted
 
 __all__ = ["correlate", "read_transfer"]
 
@@ -108,8 +108,8 @@ def correlate(
     pools = _pools(design) if pooled else {}
     with_self = None
     if include_self:
-        everything = replace(design, rectangle=rectangle(joined, include_self=True))
-        with_self = replace(_without_p(_correlation(everything, found, transfers.metric, mixed=False)), baseline=baseline,
+        everything = replace(design, rectangle=rectangle(joined, include_self=True), options=replace(options, tested=False))
+        with_self = replace(_correlation(everything, found, transfers.metric, mixed=False), baseline=baseline,
                             pooled=_pools(everything, includes_self=True) if pooled else {})
     reading_notes = scores.notes if scores is transfers else (*scores.notes, *transfers.notes)
     notes = (*reading_notes, *found.notes, *joined.notes, _self_note(joined, include_self))
@@ -214,7 +214,7 @@ def _self_note(joined: Joined, include_self: bool) -> str:
     if not joined.self_pairs:
         return "no self pairs"
     apart = "left out of all figures but those with self pairs" if include_self else "left out"
-    return f"{len(joined.self_pairs)} self pairs {apart}: {names}"
+    return f"{counted(len(joined.self_pairs), 'self pair')} {apart}: {names}"
 
 
 def _correlation(design: Design, found: Directions, metric: str, *, mixed: bool) -> Correlation:
@@ -226,22 +226,15 @@ def _correlation(design: Design, found: Directions, metric: str, *, mixed: bool)
     within = {name: one for name, raw in data.scores.items() if (one := design.within(raw)) is not None}
     models = {name: design.mixed(raw, higher_is_better=found.higher_is_better[name]) for name, raw in data.scores.items()} if mixed else {}
     noise_ceiling, ceiling_of_mean = design.agreement()
-    power = power_curve(data.performance, seed=options.seed, exchange=design.exchange, jobs=options.jobs)
+    power = power_curve(data.performance, seed=options.seed, exchange=design.exchange, jobs=options.jobs) if options.tested else ()
     return Correlation(
         methods=tuple(results), baselines=design.baselines(), n_pairs=data.n_pairs, n_sources=len(data.sources), n_targets=len(data.targets),
         targets=data.targets, sources=data.sources, metric=metric, notes=(), warnings=_warnings(design, results), pooled={}, with_self=None,
-        seed=options.seed, permutations=options.permutations, bootstraps=options.bootstraps, resolution=_resolution(design, nulls),
+        seed=options.seed, permutations=options.permutations, bootstraps=options.bootstraps, resolution=_resolution(design, nulls) if options.tested else "",
         noise_ceiling=noise_ceiling, ceiling_of_mean=ceiling_of_mean, within=within, joint_exact=nulls.exact, statistic=options.statistic,
         logit=options.logit, power=power, mixed=models, groups=design.groups, grouped=design.exchange.grouped,
         data=data,
     )
-
-
-def _without_p(found: Correlation) -> Correlation:
-    """Self pairs are nearest and mostly transfer best by construction: two measures that know nothing of each other agree on them."""
-    methods, baselines = (tuple(replace(one, p_value=None, p_holm=None, p_max=None, targets=tuple(replace(t, p_value=None) for t in one.targets))
-                                for one in results) for results in (found.methods, found.baselines))
-    return replace(found, methods=methods, baselines=baselines, resolution="", power=())
 
 
 def _pools(design: Design, *, includes_self: bool = False) -> dict[str, Pooled]:
@@ -268,7 +261,8 @@ def _warnings(design: Design, results: Sequence[MethodResult]) -> tuple[str, ...
         out.append("all sources are one group (source_group): no permutation of groups is possible, and they are taken for independent")
     if exchange.grouped:
         fixed = exchange.fixed
-        out += [f"{fixed} groups have no other of their size and stay in place: p asks only about the order within them and among the others"] if fixed else []
+        out += [f"{counted(fixed, 'group')} of several sources with no other of that size stay in place: p asks only about the order within and among the "
+                "others"] if fixed else []
         out.append(f"the {len(data.sources)} sources are {len(set(exchange.group))} groups (source_group), which are permuted and drawn as a whole: whole "
                    "groups of the same size change places, and sources within a group")
     if n_targets == 2:

@@ -54,6 +54,8 @@ class Options:
         statistic: the coefficient whose mean over targets is primary.
         logit: whether Pearson's correlations are of logit(performance).
         jobs: threads; 0 for as many as BLAS may use.
+        tested: whether there are p-values. Self pairs are nearest and mostly transfer best by construction: two measures that know nothing of each
+            other agree on them, so with them there are none.
     """
 
     seed: int = 0
@@ -62,6 +64,7 @@ class Options:
     statistic: Statistic = "spearman"
     logit: bool = False
     jobs: int = 0
+    tested: bool = True
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class Design:
 
     def _nulls(self, oriented: Floats) -> Nulls:
         options = self.options
+        if not options.tested:
+            return Nulls(np.empty((len(oriented), 0)), mean_defined(self._once(oriented).T), exact=False)
         return nulls(oriented, self.rectangle.performance, permutations=options.permutations, seed=options.seed, exchange=self.exchange,
                      statistic=options.statistic, jobs=options.jobs)
 
@@ -206,8 +211,9 @@ class Design:
         if why:
             return TargetResult(name, n, None, None, None, None, None, None, *chosen, points, why, static)
         rho, p, tau = numbers
+        tested = p if self.options.tested else None
         weighted = float(weightedtau(x, y).statistic)
-        return TargetResult(name, n, rho, bonett_wright(rho, n), tau, weighted, pearson(x, linear), p, *chosen, points, "", static)
+        return TargetResult(name, n, rho, bonett_wright(rho, n), tau, weighted, pearson(x, linear), tested, *chosen, points, "", static)
 
     def choice(self, x: Floats, y: Floats) -> tuple[str, str, float | None, float | None, float | None, float | None]:
         """Best source, chosen source, regret, regret of a random pick, and relative performance of the first and the best of three.
@@ -241,7 +247,7 @@ class Design:
             return _without("static", "one target: there are no other targets to learn from", data.targets)
         targets = self.targets(self.static[None], self.static[None])[0]
         result = self._result("static", True, targets, float(mean_defined(self._once(self.static[None]).T)[0]), None, None, 0)
-        if result.mean is None or options.statistic != "spearman":
+        if result.mean is None or options.statistic != "spearman" or not options.tested:
             return result
         p = static_permutation_p(data.performance, permutations=options.permutations, rng=rng_for("correlate", "static", options.seed))
         return replace(result, p_value=p)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["LONGEST", "NONE", "plain", "short", "signed", "table", "wrapped"]
+__all__ = ["LONGEST", "NONE", "about", "plain", "short", "signed", "table", "united", "wrapped"]
 
 NONE = "-"
 
 LONGEST = 30
 """Characters of a name in a table."""
+
+
+def about(line: str, names: Iterable[str]) -> tuple[str, str]:
+    """The name that a line "name: what" is about (the longest that it begins with) and what it says; "" and the line when it is about none."""
+    name = max((name for name in names if line.startswith(f"{name}: ")), key=len, default="")
+    return (name, line[len(name) + 2 :]) if name else ("", line)
+
+
+def united(lines: Iterable[str], names: Collection[str]) -> dict[str, list[str]]:
+    """What is said -> the names it is said of, for lines "name: what"; a line that begins with none of the names is said of nobody."""
+    said: dict[str, list[str]] = {}
+    for line in lines:
+        name, what = about(line, names)
+        said.setdefault(what, []).extend([name] if name else [])
+    return said
 
 
 def plain(name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from html import escape
 
-from simkit.correlation.lines import NONE, plain, short, signed, table, wrapped
-from simkit.correlation.power import detectable, power_at
+from simkit.correlation.lines import NONE, plain, short, signed, table, united, wrapped
+from simkit.correlation.power import power_at, power_text
 from simkit.correlation.results import Correlation, Interval, MethodResult, Range, TargetResult
 
 __all__ = ["correlation_html", "correlation_text"]
@@ -103,6 +103,8 @@ def _cells(result: MethodResult, star: str = "") -> list[str]:
 
 def _legend(found: Correlation) -> str:
     text = LEGEND.format(units="groups of sources" if found.grouped else "sources")
+    if found.statistic != "spearman":
+        text = text.replace("(of static: performances permuted within targets)", "(of static: only with Spearman)")
     return text if found.n_targets > 1 else text.replace(" and targets resampled together, for other sources and targets", " resampled, for this target")
 
 
@@ -233,13 +235,9 @@ def _replicates(found: Correlation) -> list[str]:
 
 def _power(found: Correlation) -> list[str]:
     """What a single method would have to be to be seen."""
-    parts = [f"{power:.0%} for {mean:g}" for mean in (0.3, 0.5, 0.7) if (power := power_at(found.power, mean)) is not None]
-    if not parts:
-        return []
-    enough = detectable(found.power)
-    last = "no true mean has 80 %" if enough is None else f"80 % needs {enough:.2f}"
+    text = power_text(found.power)
     what = "chance of p <= 0.05, unadjusted, by the true mean Spearman of a method (about, simulated; half of the noise belongs to the source)"
-    return [f"power: {what}: {', '.join(parts)}; {last}"]
+    return [f"power: {what}: {text}"] if text else []
 
 
 def _with_self(found: Correlation, width: int) -> list[str]:
@@ -306,13 +304,9 @@ def _one(one: TargetResult) -> str:
 
 def _capped(word: str, lines: Sequence[str], names: Collection[str], width: int) -> list[str]:
     """Lines with a word before them; what is said of several methods alike is said once."""
-    said: dict[str, list[str]] = {}
-    for line in lines:
-        name = max((name for name in names if line.startswith(f"{name}: ")), key=len, default="")
-        said.setdefault(line[len(name) + 2 :] if name else line, []).append(name)
-    united = [f"{_listed(plain(name) for name in who)}: {what}" if who[0] else what for what, who in said.items()]
-    out = [wrapped(f"{word}: {line}", width) for line in united[:MOST_LINES]]
-    return out + ([wrapped(f"{word}: ... and {len(united) - MOST_LINES} more (--json has all)", width)] if len(united) > MOST_LINES else [])
+    said = [f"{_listed(plain(name) for name in who)}: {what}" if who else what for what, who in united(lines, names).items()]
+    out = [wrapped(f"{word}: {line}", width) for line in said[:MOST_LINES]]
+    return out + ([wrapped(f"{word}: ... and {len(said) - MOST_LINES} more (--json has all)", width)] if len(said) > MOST_LINES else [])
 
 
 def _listed(items: Iterable[str], separator: str = ", ") -> str:

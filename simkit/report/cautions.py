@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,13 +29,15 @@ def agreement_warnings(found: Correlation, *, most: int | None = None) -> list[s
         found: the correlation; its own warnings are one per measure.
         most: measures that a line names; None names all.
     """
+    from simkit.correlation.lines import about
+
     undefined = _undefined(found)
     own = {name for names in undefined.values() for name in names}
     general: list[str] = []
     ties: dict[str, list[str]] = {}
     shared: dict[str, list[str]] = {}
     for line in found.warnings:
-        name, rest = _split(line, (*(result.method for result in found.methods), "performance"))
+        name, rest = about(line, (*(result.method for result in found.methods), "performance"))
         tied = _TIES.match(rest)
         if not name:
             general.append(line)
@@ -53,12 +54,6 @@ def agreement_warnings(found: Correlation, *, most: int | None = None) -> list[s
     lines += [f"{rest}: {listed(names)}" for rest, names in shared.items()]
     lines += [f"{what} for {listed(names)}: {reason}" for (what, reason), names in undefined.items()]
     return [*general, *lines]
-
-
-def _split(line: str, names: Iterable[str]) -> tuple[str, str]:
-    """The measure that a line is about (the longest name that it starts with) and what it says; "" and the line when it is about none."""
-    name = max((name for name in names if line.startswith(f"{name}: ")), key=len, default="")
-    return (name, line[len(name) + 2 :]) if name else ("", line)
 
 
 def _undefined(found: Correlation) -> dict[tuple[str, str], list[str]]:
@@ -83,6 +78,8 @@ def undefined_reason(result: MethodResult) -> str:
 
 def agreement_notes(found: Correlation) -> list[str]:
     """What stands under the table of agreement: noise of the performance, power, correlations of values, and how the numbers came about."""
+    from simkit.correlation.lines import united
+
     lines = [*noise_lines(found), *power_lines(found)]
     for pairs in dict.fromkeys(within.n for within in found.within.values()):
         each = ", ".join(f"{method} {signed(within.r)}" for method, within in found.within.items() if within.n == pairs)
@@ -92,11 +89,8 @@ def agreement_notes(found: Correlation) -> list[str]:
         lines.append(f"{method}: pooled r {signed(pooled.pearson)}, p {p_text(pooled.p_value) or 'undefined'} ({plural(pooled.n, 'pair')} {what} self pairs): "
                      "differences between targets go into it.")
     lines += _mixed_lines(found)
-    said: dict[str, list[str]] = {}
-    for note in found.notes:
-        name, rest = _split(note, [result.method for result in found.methods])
-        said.setdefault(rest, []).extend([name] if name else [])
-    return [*lines, *(f"{rest}: {', '.join(names)}" if names else rest for rest, names in said.items())]
+    said = united(found.notes, [result.method for result in found.methods])
+    return [*lines, *(f"{what}: {', '.join(names)}" if names else what for what, names in said.items())]
 
 
 def noise_lines(found: Correlation) -> list[str]:
@@ -108,14 +102,10 @@ def noise_lines(found: Correlation) -> list[str]:
 
 def power_lines(found: Correlation) -> list[str]:
     """The chance that a measure of a given strength would be seen in a table of this size; nothing where that was not simulated."""
-    from simkit.correlation.power import detectable, power_at
+    from simkit.correlation.power import power_text
 
-    parts = [f"{power:.0%} for {mean:g}" for mean in (0.3, 0.5, 0.7) if (power := power_at(found.power, mean)) is not None]
-    if not parts:
-        return []
-    enough = detectable(found.power)
-    last = "no true mean has 80 %" if enough is None else f"80 % needs {enough:.2f}"
-    return [f"Power, the chance that one measure of a given true mean Spearman has p <= 0.05 in this table (simulated): {', '.join(parts)}; {last}."]
+    text = power_text(found.power)
+    return [f"Power, the chance that one measure of a given true mean Spearman has p <= 0.05 in this table (simulated): {text}."] if text else []
 
 
 def comparison_lines(found: Correlation, *, most: int) -> list[str]:
