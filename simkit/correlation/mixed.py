@@ -61,32 +61,28 @@ def _fitted(performances: Floats, design: Floats, sources: NDArray[np.int64]) ->
         fit: Any = model.fit(reml=True)
         if not fit.converged:
             fit = model.fit(reml=True, method="powell")
-    residual, source = float(fit.scale), float(np.asarray(fit.cov_re)[0, 0])
-    if _deviance(performances, design, sources, 0.0)[0] <= _deviance(performances, design, sources, source / residual)[0]:
-        source, residual = 0.0, _deviance(performances, design, sources, 0.0)[1]  # the optimiser stopped short of the boundary
-    slope, error = _generalised_least_squares(performances, design, sources, source / residual, residual)
+    ratio = float(np.asarray(fit.cov_re)[0, 0]) / float(fit.scale)
+    found, at_zero = (_generalised_least_squares(performances, design, sources, one) for one in (ratio, 0.0))
+    if at_zero[0] <= found[0]:  # the optimiser stopped short of the boundary
+        ratio, found = 0.0, at_zero
+    _, slope, error, residual = found
     p = float(2 * norm.sf(abs(slope) / error))
-    return Mixed(slope, error, p, source, residual, bool(fit.converged), source <= ZERO * residual, len(performances))
+    return Mixed(slope, error, p, ratio * residual, residual, bool(fit.converged), ratio <= ZERO, len(performances))
 
 
-def _generalised_least_squares(performances: Floats, design: Floats, sources: NDArray[np.int64], ratio: float, residual: float) -> tuple[float, float]:
-    """The slope and its standard error for given variances. (statsmodels takes the error from a Hessian that fails at the boundary.)"""
-    covariance = np.eye(len(sources)) + ratio * (sources[:, None] == sources[None, :])
-    weighted = np.linalg.solve(covariance, np.column_stack([design, performances]))
-    information = design.T @ weighted[:, :-1]
-    coefficients = np.linalg.solve(information, design.T @ weighted[:, -1])
-    return float(coefficients[0]), float(np.sqrt(residual * np.linalg.inv(information)[0, 0]))
+def _generalised_least_squares(performances: Floats, design: Floats, sources: NDArray[np.int64], ratio: float) -> tuple[float, float, float, float]:
+    """For a ratio of source to residual variance: -2 log of the restricted likelihood (up to a constant), slope, its standard error, residual variance.
 
-
-def _deviance(performances: Floats, design: Floats, sources: NDArray[np.int64], ratio: float) -> tuple[float, float]:
-    """-2 log of the restricted likelihood (up to a constant), and the residual variance, for a ratio of source to residual variance."""
+    statsmodels takes the error from a Hessian that fails at the boundary.
+    """
     covariance = np.eye(len(sources)) + ratio * (sources[:, None] == sources[None, :])
     weighted = np.linalg.solve(covariance, np.column_stack([design, performances]))
     information = design.T @ weighted[:, :-1]
     coefficients = np.linalg.solve(information, design.T @ weighted[:, -1])
     degrees = len(performances) - design.shape[1]
     scale = float((performances - design @ coefficients) @ (weighted[:, -1] - weighted[:, :-1] @ coefficients)) / degrees
-    return float(degrees * np.log(scale) + np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1]), scale
+    deviance = degrees * np.log(scale) + np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(information)[1]
+    return float(deviance), float(coefficients[0]), float(np.sqrt(scale * np.linalg.inv(information)[0, 0])), scale
 
 
 def _standardised(x: Floats, y: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:

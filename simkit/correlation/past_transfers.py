@@ -11,7 +11,7 @@ from simkit.correlation.orientation import directions
 from simkit.correlation.reading import Reading, read
 from simkit.correlation.recognition import Layout, Readable, as_raw, is_column, recognise
 from simkit.errors import UsageError, nearest
-from simkit.tables import MISSING, RawTable, TransferTable
+from simkit.tables import MISSING, RawTable, TransferTable, counted
 
 __all__ = ["evidence_for"]
 
@@ -115,14 +115,10 @@ def _twice(
     for names in (names for names in of.values() if len(names) > 1):
         pairs = {name: len(_performed(transfers, name) & _row_sources(scores.raw, name)) for name in names}
         kept = max(names, key=lambda name: pairs[name])
-        warnings += [f"past targets '{kept}' and '{name}' are the same data (alias): '{kept}' with {_pairs(pairs[kept])} is kept, "
-                     f"'{name}' with {_pairs(pairs[name])} is left out" for name in names if name != kept]
+        warnings += [f"past targets '{kept}' and '{name}' are the same data (alias): '{kept}' with {counted(pairs[kept], 'pair')} is kept, "
+                     f"'{name}' with {counted(pairs[name], 'pair')} is left out" for name in names if name != kept]
         out |= {name for name in performed | scored if root.get(name, name) == root.get(kept, kept)} - {kept}
     return out, tuple(warnings)
-
-
-def _pairs(n: int) -> str:
-    return f"{n} pair{'' if n == 1 else 's'}"
 
 
 def _named(layout: Layout) -> set[str]:

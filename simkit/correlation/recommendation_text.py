@@ -9,6 +9,7 @@ from simkit.correlation.combination import WAYS
 from simkit.correlation.lines import LONGEST, NONE, short, signed, table, wrapped
 from simkit.correlation.predictive import DISTINGUISHED
 from simkit.correlation.recommendation import Candidate, Recommendation, Strategy
+from simkit.tables import counted
 
 __all__ = ["answer", "recommendation_html", "recommendation_text"]
 
@@ -35,17 +36,17 @@ FEW_DIFFERENCES = 10
 def answer(found: Recommendation) -> str:
     """Which source to take, what cannot be told apart from it, and how the static list did; recommends none where none stands out."""
     if found.candidates[0].probability_best is None:
-        return (f"{found.target}: no source can be recommended: with {_count(len(found.targets), 'past target')} nothing is known about how well the "
+        return (f"{found.target}: no source can be recommended: with {counted(len(found.targets), 'past target')} nothing is known about how well the "
                 f"measures predict transfer; by their rank average, {_first(found)}.")
     static = next((one for one in found.strategies if one.name == "static"), None)
-    against = "" if static is None else f"; on {_count(static.targets, 'past target')} {_against(static, found)}"
+    against = "" if static is None else f"; on {counted(static.targets, 'past target')} {_against(static, found)}"
     return f"{found.target}: {_lead(found)}{against}."
 
 
 def _lead(found: Recommendation) -> str:
     """The source to take, or that none stands out."""
     if found.reliability is not None and found.reliability < NOTHING:
-        return (f"no source stands out: the predictions were worth nothing on {_count(len(found.targets), 'past target')}, and the order below is no better "
+        return (f"no source stands out: the predictions were worth nothing on {counted(len(found.targets), 'past target')}, and the order below is no better "
                 "than chance")
     others = [one for one in found.candidates if one.place > 1]
     tied, apart = ([one.source for one in others if one.tied is which] for which in (True, False))
@@ -209,7 +210,7 @@ def _named(one: Strategy) -> str:
 
 
 def _on(one: Strategy, found: Recommendation) -> str:
-    return "" if one.targets == len(found.targets) else f" (on the {_count(one.targets, 'target')} where it was measured)"
+    return "" if one.targets == len(found.targets) else f" (on the {counted(one.targets, 'target')} where it was measured)"
 
 
 def _how(found: Recommendation) -> str:
@@ -229,13 +230,13 @@ def _how(found: Recommendation) -> str:
             "static list" in found.coefficients) else f"; penalty {found.alpha:.3g}"
     if found.reliability is not None:
         return f"{words}; reliability of the predictions {found.reliability:.2f} (0 nothing, 1 full)"
-    return f"{words}; reliability of the predictions: not estimable with {_count(len(found.targets), 'past target')}, so that all places are equally likely"
+    return f"{words}; reliability of the predictions: not estimable with {counted(len(found.targets), 'past target')}, so that all places are equally likely"
 
 
 def _size(found: Recommendation) -> str:
-    past = f"{_count(len(found.targets), 'past target')}, {_count(len(found.sources), 'past source')}"
+    past = f"{counted(len(found.targets), 'past target')}, {counted(len(found.sources), 'past source')}"
     metric = f"; performance: {found.metric}" if found.metric else ""
-    return f"{_count(len(found.candidates), 'candidate')}; {past}{metric}; {found.bootstraps} draws; seed {found.seed}"
+    return f"{counted(len(found.candidates), 'candidate')}; {past}{metric}; {found.bootstraps} draws; seed {found.seed}"
 
 
 def _are(names: Sequence[str]) -> str:
@@ -247,10 +248,6 @@ def _some(names: Sequence[str], last: str = "and") -> str:
     if len(names) > NAMED:
         return f"{', '.join(names[:NAMED])} {last} {len(names) - NAMED} more"
     return f" {last} ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _share(value: float | None) -> str:
