@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from simkit.errors import DataError, Problem, UsageError
-from simkit.recipe import digest
+from simkit.recipe import canonical
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NOTIONS", "Dataset", "DatasetCard", "ImageReader", "Skipped", "card_of"]
+__all__ = ["NOTIONS", "Dataset", "DatasetCard", "ImageReader", "RemarkingReader", "Skipped", "card_of"]
 
 NOTIONS: dict[str, str] = {
     "domain": "medical or natural (any words)",
@@ -44,6 +46,15 @@ class ImageReader(Protocol):
         ...
 
 
+@runtime_checkable
+class RemarkingReader(ImageReader, Protocol):
+    """A reader that also says what it did to an image, such as "first of several frames": short phrases, equal for equal treatment."""
+
+    def remarked(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The image, as ``read`` gives it, and the remarks."""
+        ...
+
+
 @dataclass(frozen=True)
 class Skipped:
     """An image that was left out: its key, the data set, and why."""
@@ -61,8 +72,9 @@ class Dataset:
         name: identifies the data set in every table.
         keys: one unique text per image (relative path, or split/index).
         reader: hands out images and digests by position *in the reader* (see ``rows``).
-        labels: class index per image, int64 (n,), or None for an unlabelled set.
+        labels: class index per image, int64 (n,), or None for an unlabelled or multi-label set.
         classes: class names; ``labels`` index into them.
+        indicators: bool (n, classes) of a multi-label set, True where an image has the class; else None. Then ``labels`` is None.
         groups: patient (or slide, or volume) per image, or None. Folds never split a group.
         splits: "train", "val", "test" or another word per image, or None.
         tags: keywords of the data set, for the keyword distance.
@@ -84,6 +96,7 @@ class Dataset:
     origin: str = ""
     rows: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()
+    indicators: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.keys)
@@ -91,11 +104,13 @@ class Dataset:
             raise DataError("SK201", self.name, f"no images in {self.origin or 'the data set'}", "check the path and the file types")
         if self.rows is None:
             object.__setattr__(self, "rows", np.arange(n))
-        for what, values in (("labels", self.labels), ("groups", self.groups), ("splits", self.splits)):
+        for what, values in (("labels", self.labels), ("groups", self.groups), ("splits", self.splits), ("indicators", self.indicators)):
             if values is not None and len(values) != n:
                 raise UsageError("SK102", self.name, f"{len(values)} {what} for {n} images", "give one per image")
         if self.labels is not None and (self.labels.min() < 0 or self.labels.max() >= len(self.classes)):
             raise UsageError("SK102", self.name, "labels do not index the class names", "labels run from 0 to len(classes) - 1")
+        if self.indicators is not None and (self.labels is not None or self.indicators.shape != (n, len(self.classes)) or self.indicators.dtype != bool):
+            raise UsageError("SK102", self.name, "indicators are not bool (n, classes), or there are labels beside them", "give one of the two")
         for notion in self.attributes:
             if notion not in NOTIONS:
                 raise UsageError("SK101", f"{self.name}: attributes.{notion}", "not a known notion", f"known: {', '.join(NOTIONS)}")
@@ -104,13 +119,20 @@ class Dataset:
         return len(self.keys)
 
     def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.labels is not None else ", unlabelled"
+        kind = " (multi-label)" if self.indicators is not None else ""
+        classes = f", {len(self.classes)} classes{kind}" if self.labels is not None or kind else ", unlabelled"
         return f"Dataset({self.name!r}, {len(self)} images{classes})"
 
     def read(self, index: int) -> np.ndarray:
         """Image ``index`` as uint8 (height, width, channels), channels 1 or 3."""
         assert self.rows is not None
         return self.reader.read(int(self.rows[index]))
+
+    def remarked(self, index: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Image ``index``, and what its reader did to it, in short phrases; see :class:`RemarkingReader`."""
+        assert self.rows is not None
+        row = int(self.rows[index])
+        return self.reader.remarked(row) if isinstance(self.reader, RemarkingReader) else (self.reader.read(row), ())
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
@@ -122,18 +144,31 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over content, labels, groups and splits; not over the name, the path or the order of the images."""
         parts = (self.label_names, self.groups, self.splits)
-        rows = sorted([d, *(part[i] for part in parts if part is not None)] for i, d in enumerate(self.digests))
-        present = [part is not None for part in parts]
-        return digest([present, rows])
+        present = [part for part in parts if part is not None]
+        rows = sorted(canonical([d, *(part[i] for part in present)]) for i, d in enumerate(self.digests))
+        sha = hashlib.sha256(f"[{canonical([part is not None for part in parts])},[".encode())  # row by row: there may be a million
+        for i, row in enumerate(rows):
+            sha.update(("," if i else "").encode() + row.encode())
+        sha.update(b"]]")
+        return sha.hexdigest()
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The class name of each image, or None for an unlabelled set."""
+        """The class name of each image, or None for an unlabelled set; of a multi-label set, the names joined by " + " ("" for none)."""
+        if self.indicators is not None:
+            return tuple(" + ".join(self.classes[c] for c in np.flatnonzero(row)) for row in self.indicators)
         return None if self.labels is None else tuple(self.classes[i] for i in self.labels)
 
     @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.indicators is not None
+
+    @property
     def class_counts(self) -> dict[str, int]:
-        """Images per class name; empty for an unlabelled set."""
+        """Images per class name; empty for an unlabelled set. An image of a multi-label set counts in each of its classes."""
+        if self.indicators is not None:
+            return {name: int(count) for name, count in zip(self.classes, self.indicators.sum(0), strict=True)}
         return {} if self.labels is None else {name: int((self.labels == i).sum()) for i, name in enumerate(self.classes)}
 
     def take(self, indices: Sequence[int] | np.ndarray, skipped: Sequence[Skipped] = ()) -> Dataset:
@@ -147,6 +182,7 @@ class Dataset:
         return replace(
             self, keys=tuple(self.keys[i] for i in index), labels=None if self.labels is None else self.labels[index],
             groups=pick(self.groups), splits=pick(self.splits), rows=self.rows[index], skipped=(*self.skipped, *skipped),
+            indicators=None if self.indicators is None else self.indicators[index],
         )
 
     @property
@@ -179,6 +215,8 @@ class DatasetCard:
         histogram: (channels, 12) array as nested tuples: mean over images, then standard deviation over images, of entropy, skewness,
             kurtosis, median absolute deviation, mean and variance of the 256-bin histogram (seed study, section "meta-features").
         skipped: images left out.
+        multilabel: whether an image may have several classes.
+        remarks: what was done to images while they were read ("first of several frames"), with the number of images.
     """
 
     name: str
@@ -194,6 +232,8 @@ class DatasetCard:
     attributes: dict[str, str] = field(default_factory=dict)
     histogram: tuple[tuple[float, ...], ...] = ()
     skipped: int = 0
+    multilabel: bool = False
+    remarks: dict[str, int] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -230,11 +270,16 @@ def _image_statistics(image: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
-def readable(dataset: Dataset, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray | Problem]]:
-    """Each position with its image, or with the problem that makes it unreadable."""
+def readable(
+    dataset: Dataset, indices: Sequence[int] | None = None, *, remarks: Counter[str] | None = None,
+) -> Iterator[tuple[int, np.ndarray | Problem]]:
+    """Each position with its image, or with the problem that makes it unreadable; remarks of the reader are counted."""
     for index in range(len(dataset)) if indices is None else indices:
         try:
-            yield index, dataset.read(index)
+            image, said = dataset.remarked(index)
+            if remarks is not None:
+                remarks.update(said)
+            yield index, image
         except DataError as error:
             yield index, error.problems[0]
 
@@ -254,7 +299,8 @@ def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> 
     problems: list[Problem] = []
     bad: list[Skipped] = []
     sizes, grey, statistics = [], [], []
-    for index, image in readable(dataset):
+    remarks: Counter[str] = Counter()
+    for index, image in readable(dataset, remarks=remarks):
         if progress:
             progress(1)
         if isinstance(image, Problem):
@@ -279,5 +325,6 @@ def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> 
         groups=len(set(kept.groups)) if kept.groups else 0, channels=1 if all_grey else 3, grey_share=float(np.mean(grey)),
         height=float(height), width=float(width), tags=kept.tags, attributes=dict(kept.attributes),
         histogram=tuple(tuple(float(v) for v in row) for row in (histogram[:1] if all_grey else histogram)), skipped=len(bad),
+        multilabel=kept.indicators is not None, remarks=dict(sorted(remarks.items())),
     )
     return card, kept

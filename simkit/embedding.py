@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simkit.errors import DataError, UsageError
+from simkit.files import write_bytes
 from simkit.recipe import digest, digest_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Embedding", "content_order", "row_digests"]
+__all__ = ["Embedding", "content_order", "release", "row_digests"]
 
 
 def row_digests(features: np.ndarray) -> np.ndarray:
@@ -30,6 +35,29 @@ def _array(thing: Any) -> np.ndarray:
         thing = thing.detach().cpu()
         thing = thing.float() if thing.is_floating_point() and thing.element_size() < 4 else thing
     return np.asarray(thing)
+
+
+def _not_finite(features: np.ndarray) -> np.ndarray:
+    """Rows that hold NaN or infinity, (n,); looked at in parts, whose pages of a memory map are given back."""
+    out = np.zeros(len(features), dtype=bool)
+    for start in range(0, len(features), 65536):
+        out[start : start + 65536] = ~np.isfinite(features[start : start + 65536]).all(axis=1)
+        release(features)
+    return out
+
+
+def release(features: np.ndarray) -> None:
+    """Gives the pages of a memory map that were read back to the system; does nothing to other arrays."""
+    mapped = getattr(features, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _bytes_of(features: np.ndarray) -> Iterator[memoryview]:
+    """The bytes of an array, row by row in parts, whose pages of a memory map are given back."""
+    for start in range(0, len(features), 65536):
+        yield np.ascontiguousarray(features[start : start + 65536]).data.cast("B")
+        release(features)
 
 
 def content_order(features: np.ndarray) -> tuple[np.ndarray, str]:
@@ -47,12 +75,13 @@ class Embedding:
     """A data set in feature space.
 
     Attributes:
-        features: float32 (n, d), finite.
+        features: float32 (n, d), finite; memory-mapped where they are large.
         labels: class index per row, int64 (n,), or None.
         classes: class names that ``labels`` index into.
         groups: patient (or slide, volume) per row, or None.
         keys: one text per row, or () for bare arrays.
         name: of the data set.
+        indicators: bool (n, classes) of a multi-label set, True where an image has the class; else None. Then ``labels`` is None.
         extractor: digest of the extractor's recipe; "" for bare arrays. Embeddings of different extractors are never compared.
     """
 
@@ -63,21 +92,22 @@ class Embedding:
     keys: tuple[str, ...] = ()
     name: str = "array"
     extractor: str = ""
+    indicators: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        features = np.ascontiguousarray(self.features)
+        features = self.features if isinstance(self.features, np.memmap) else np.ascontiguousarray(self.features)
         if features.ndim != 2 or features.shape[0] == 0 or features.shape[1] == 0:
             raise DataError("SK202", self.name, f"features have shape {features.shape}, wanted (n, d) with n, d >= 1", "one row an image")
         if features.dtype.kind not in "fiub":
             raise DataError("SK203", self.name, f"features are of type {features.dtype}, wanted numbers", "convert them to float32")
         features = features.astype(np.float32, copy=False)
-        bad = ~np.isfinite(features).all(axis=1)
+        bad = _not_finite(features)
         if bad.any():
             rows = ", ".join(self.keys[i] if self.keys else str(i) for i in np.flatnonzero(bad)[:5])
             message = f"{int(bad.sum())} of {len(bad)} rows hold NaN or infinite values (rows {rows})"
             raise DataError("SK210", self.name, message, "remove or recompute these rows")
         object.__setattr__(self, "features", features)
-        for what, values in (("labels", self.labels), ("groups", self.groups)):
+        for what, values in (("labels", self.labels), ("groups", self.groups), ("indicators", self.indicators)):
             if values is not None and len(values) != len(features):
                 raise UsageError("SK102", self.name, f"{len(values)} {what} for {len(features)} rows of features", "give one per row")
 
@@ -118,14 +148,37 @@ class Embedding:
         """The rows at ``indices``; class names are kept."""
         pick = lambda values: values if not values else tuple(values[i] for i in indices)  # noqa: E731
         return replace(self, features=self.features[indices], labels=None if self.labels is None else self.labels[indices],
-                       groups=pick(self.groups), keys=pick(self.keys))
+                       groups=pick(self.groups), keys=pick(self.keys), indicators=None if self.indicators is None else self.indicators[indices])
+
+    def to_npz(self, path: str | os.PathLike[str], *, skipped: int = 0) -> Path:
+        """Writes features, labels (or indicators), classes, keys, groups, extractor and the number of images that were left out; returns the path.
+
+        ``numpy.load`` reads the file without pickle. It is written atomically.
+        """
+        content: dict[str, Any] = {"features": self.features, "keys": np.array(self.keys, dtype=str), "classes": np.array(self.classes, dtype=str),
+                                   "extractor": np.array(self.extractor), "skipped": np.array(skipped)}
+        if self.labels is not None:
+            content["labels"] = self.labels
+        if self.indicators is not None:
+            content["indicators"] = self.indicators
+        if self.groups is not None:
+            content["groups"] = np.array(self.groups, dtype=str)
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as file:
+                np.savez(file, allow_pickle=False, **content)
+
+        write_bytes(path, b"", writer=write)
+        return Path(path)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of features, labels, groups and extractor."""
+        """SHA-256 of features, labels (or indicators), groups and extractor."""
         labels = b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes()
         shape = f"{self.features.shape}".encode()
-        return digest([digest_bytes(shape, np.ascontiguousarray(self.features).data.cast("B"), labels), self.classes, self.groups, self.extractor])
+        content = digest_bytes(shape, *_bytes_of(self.features), labels)
+        several = [] if self.indicators is None else [digest_bytes(np.packbits(self.indicators).tobytes())]
+        return digest([content, self.classes, self.groups, self.extractor, *several])
 
     @cached_property
     def by_content(self) -> np.ndarray:

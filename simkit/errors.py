@@ -141,11 +141,13 @@ EXPLANATIONS: dict[str, str] = {
              "row was copied, and whether a column that tells the rows apart was not understood: in a long table the columns are called 'method' "
              "and 'value', repeated runs (folds, seeds) are told apart by 'replicate', repeated scores by 'value_replicate'. Rename the column or remove "
              "one of the rows; `correlate` and `recommend` average rows of the same key with --aggregate mean.",
-    "SK205": "A manifest names a file that is missing, or that lies outside its base folder.",
+    "SK205": "A manifest names a file that is missing, or that lies outside its base folder; or an archive holds a member that would (.. or an absolute "
+             "path), a link, a device, an encrypted member, or one that unpacks to far more than is allowed.",
     "SK206": "An image cannot be read: truncated, empty, or not an image. By default such images are skipped, named, counted in every table made "
              "from the data set, and the exit status is 4; `--strict` stops before the work.",
-    "SK207": "An image is of a kind that has no single right conversion to 8 bit (16-bit, float, animated, multi-page). Choose the conversion; "
-             "a guess would saturate it: the common loaders turn a 16-bit X-ray into 11 grey levels.",
+    "SK207": "An image is of a kind that has no single right conversion to 8 bit (16-bit, signed, 32-bit, float). Declare the conversion by `intensity` "
+             "(full-range, 12-bit, window, percentile, image-percentile); a guess would saturate it: the common loaders turn a 16-bit X-ray into 11 grey "
+             "levels. Of animated and multi-page files the first frame is read, and that is said; `frames` chooses otherwise.",
     "SK208": "A method needs labels (or two classes at least) and the data set has none.",
     "SK209": "Two tables that should be joined do not name the same things. The message lists the pairs and the names that have no partner, with the "
              "nearest spelling: names must be the same to the letter, case included. Correct them, or say that two names mean the same data set with "
@@ -163,8 +165,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK304": "A cluster cannot be reached, has no machine with the cores or the accelerator that one run needs, or has a machine on which other "
              "versions are installed than here. Finished runs are kept.",
     # 4xx: integrity
-    "SK401": "A file of the store is damaged (its digest differs), foreign, or from a newer simkit. `simkit cache verify` lists such files; "
-             "`simkit cache verify --repair` sets them aside so that they are made again.",
+    "SK401": "A file of the store is damaged (its digest differs), foreign, or from a newer simkit. `simkit store verify` lists such files; "
+             "`simkit store verify --repair` sets them aside so that they are made again.",
     "SK402": "A weights file is truncated, or does not fit the network: names or shapes of its tensors differ.",
     # 5xx: statistics
     "SK501": "There are too few images, classes, folds, sources or targets for the question. The message says how many there are and are needed.",

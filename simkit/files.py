@@ -16,14 +16,14 @@ from typing import Any
 
 from simkit.errors import ResourceError
 
-__all__ = ["check_writable", "json_text", "resource_errors", "sweep", "write_bytes", "write_json", "write_text"]
+__all__ = ["TEMPORARY", "abandoned", "check_writable", "json_text", "resource_errors", "sweep", "write_all", "write_bytes", "write_json", "write_text"]
 
 TEMPORARY = ".tmp-"
 
 
 @contextmanager
-def resource_errors(path: str | os.PathLike[str], what: str = "write") -> Iterator[None]:
-    """Turns an OSError into a ResourceError that names the path, the cause, the space that is free, and the remedy."""
+def resource_errors(path: str | os.PathLike[str], what: str = "write", *, need: int = 0) -> Iterator[None]:
+    """Turns an OSError into a ResourceError that names the path, the cause, the space that is needed and free, and the remedy."""
     try:
         yield
     except OSError as error:
@@ -33,7 +33,8 @@ def resource_errors(path: str | os.PathLike[str], what: str = "write") -> Iterat
         name = errno.errorcode.get(error.errno or 0, "OSError")
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(folder).free / 1e6
-            message = f"no space left to {what} it ({name}; {free:.1f} MB free)"
+            wanted = f"{need / 1e6:.1f} MB needed, " if need else ""
+            message = f"no space left to {what} it ({name}; {wanted}{free:.1f} MB free)"
             fix = "free some space or choose another place; nothing already stored was changed"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             message, fix = f"no permission to {what} it ({name})", "choose a folder that you may write, or change its permissions"
@@ -61,6 +62,13 @@ def _destination(path: str | os.PathLike[str]) -> Path:
     return real
 
 
+def write_all(handle: int, data: bytes | memoryview) -> None:
+    """Writes all of ``data`` to an open file: a short write is continued."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[Path], None] | None = None) -> None:
     """Writes a file so that a reader, a kill or a full disk sees the old content or the new, never a mixture.
 
@@ -72,7 +80,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[
     Raises:
         ResourceError: a folder, a device, a pipe or a socket of that name; no space, no permission.
     """
-    with resource_errors(path):
+    with resource_errors(path, need=len(data)):
         path = _destination(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
@@ -82,10 +90,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[
                 handle = os.open(temporary, os.O_RDONLY)
             else:
                 handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(handle, view) :]
             try:
+                write_all(handle, data if writer is None else b"")
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -140,12 +146,26 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json_text(value) + "\n")
 
 
+def abandoned(path: Path) -> bool:
+    """Whether the process that wrote a temporary file (its number is in the name) is gone from this machine."""
+    number = path.name.removeprefix(TEMPORARY).partition("-")[0]
+    if not number.isdecimal() or len(number) > 9:
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it runs, as another user
+        return False
+    return False
+
+
 def sweep(folder: Path, *, older_than: float = 86400.0) -> int:
     """Removes temporary files that a killed process left, when they are older than a day; returns how many."""
     removed = 0
     for path in folder.rglob(f"{TEMPORARY}*"):
         with resource_errors(path, "remove"):
-            if path.is_file() and time.time() - path.stat().st_mtime > older_than:
+            if path.is_file() and not path.is_symlink() and time.time() - path.stat().st_mtime > older_than and abandoned(path):
                 path.unlink(missing_ok=True)
                 removed += 1
     return removed

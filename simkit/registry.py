@@ -360,19 +360,32 @@ def _as_dataclass(cls: type) -> type:
 
 
 SOURCES = Registry("source", {
+    "array": "simkit.sources.array:Array",
     "dicom": "simkit.sources.dicom:Dicom",
     "folder": "simkit.sources.folder:Folder",
     "huggingface": "simkit.sources.huggingface:Huggingface",
     "medmnist": "simkit.sources.medmnist:Medmnist",
+    "nifti": "simkit.sources.nifti:Nifti",
     "noise": "simkit.sources.noise:Noise",
     "npz": "simkit.sources.npz:Npz",
     "samples": "simkit.sources.samples:Samples",
     "table": "simkit.sources.table:Table",
+    "torchvision": "simkit.sources.torchvision:Torchvision",
+    "webdataset": "simkit.sources.webdataset:Webdataset",
+    "zip": "simkit.sources.zip:Zip",
 }, "simkit.sources")
 
 EXTRACTORS = Registry("extractor", {
+    "callable": "simkit.extractors.callable:Callable",
+    "checkpoint": "simkit.extractors.checkpoint:Checkpoint",
+    "huggingface": "simkit.extractors.huggingface:Huggingface",
+    "onnx": "simkit.extractors.onnx:Onnx",
+    "open-clip": "simkit.extractors.open_clip:OpenClip",
     "pixels": "simkit.extractors.pixels:Pixels",
+    "radiomics-lite": "simkit.extractors.radiomics_lite:RadiomicsLite",
+    "random": "simkit.extractors.random:Random",
     "timm": "simkit.extractors.timm:Timm",
+    "torchscript": "simkit.extractors.torchscript:Torchscript",
     "torchvision": "simkit.extractors.torchvision:Torchvision",
 }, "simkit.extractors")
 

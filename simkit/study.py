@@ -78,6 +78,7 @@ class Study:
         sources: names of the candidate sources that are data sets.
         targets: names of the targets.
         extractor: of the embeddings.
+        projection: that reduces the features ("pca:64", "random:64"), fitted on the sources and targets; or None.
         methods: the measures, in order.
         all_methods: whether ``methods`` was "all": then those that cannot be computed are listed instead of refused.
         seed: of every random choice.
@@ -114,6 +115,7 @@ class Study:
     store: Path | None = None
     out: Path = Path("results")
     text: str = ""
+    projection: Any = None
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -146,6 +148,7 @@ class _Top:
         "auto", "images a side at which each pair is measured; auto: the smallest set among a target and its sources, for measures that depend on n", minimum=2)
     draws: int = option(5, "random samples of that size, over which a score is averaged", minimum=1)
     ceiling: str = option("noise", "unrelated data set scored against each target: noise, none, or the name of a data set")
+    projection: str = option("", 'features are reduced to so many dimensions by "pca:64" (fitted on all sources and targets) or "random:64"; empty: not at all')
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
     targets: tuple[str, ...] = option((), "names of the target data sets")
     sources: tuple[str, ...] = option((), "names of the candidate sources; default: all data sets")
@@ -211,6 +214,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     if "targets" not in content:
         problems.add("SK104", f"{where}: targets", "no target is named", 'add targets = ["name of a data set"]')
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)
+    projection = _projection(top.projection, f"{where}: projection", problems)
     methods, everything = _methods(content.get("methods", list(DEFAULT_METHODS)), f"{where}: methods", base, problems)
     protocol = _table(Protocol, content, "finetune", where, base, problems)
     correlate = _table(CorrelateOptions, content, "correlate", where, base, problems) or CorrelateOptions()
@@ -225,6 +229,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
         device=top.device, protocol=protocol,
         transfer=_absolute(top.transfer, base), correlate=correlate, store=_absolute(top.store, base),
         out=_absolute(top.out, base) or base / "results" / re.sub(r"[^\w.-]+", "-", name), text=text,
+        projection=projection,
     )
 
 
@@ -238,6 +243,18 @@ def _top(content: Mapping[str, Any], where: str, problems: Problems) -> _Top:
             except UsageError as error:
                 problems.catch(error)
     return _Top(**good)
+
+
+def _projection(text: str, where: str, problems: Problems) -> Any:
+    if not text:
+        return None
+    from simkit.extractors.projection import projection_of
+
+    try:
+        return projection_of(text, where)
+    except SimkitError as error:
+        problems.catch(error)
+        return None
 
 
 def _absolute(path: Path | None, base: Path) -> Path | None:

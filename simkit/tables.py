@@ -385,11 +385,12 @@ class ScoreTable(_Table):
 
     Columns: source, target, method; value; higher_is_better; kind (distance, transferability, prior); lower, upper (95 % interval or
     empty); floor (split-half value of the target or empty); ceiling (value of an unrelated data set or empty); p (of a permutation test or empty);
-    matched (images a side at which the value was computed, or empty: all); n_source, n_target (images); converged; flags; extractor (recipe digest).
+    matched (images a side at which the value was computed, or empty: all); n_source, n_target (images); skipped_source, skipped_target (images that
+    were left out because they cannot be read); converged; flags; extractor (recipe digest).
     """
 
     COLUMNS = ("source", "target", "method", "value", "higher_is_better", "kind", "lower", "upper", "floor", "ceiling", "p", "matched", "n_source", "n_target",
-               "converged", "flags", "extractor")
+               "skipped_source", "skipped_target", "converged", "flags", "extractor")
     KEY = ("source", "target", "method")
     REQUIRED = ("source", "target", "method", "value", "higher_is_better")
 

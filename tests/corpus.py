@@ -1,12 +1,13 @@
 """The corpus of bad and unusual input, made at test time: each file with what must become of it.
 
-``read``: the exact pixels that decoding must give. ``refuse``: the code and words of the error that must name the file. ``skip``: the reason
-with which a folder must list it. ``ignore``: nothing must come of it.
+``read``: the exact pixels that decoding must give, and ``remarks``: what must be said of them. ``refuse``: the code and words of the error
+that must name the file. ``skip``: the reason with which a folder must list it. ``ignore``: nothing must come of it.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import socket
 import struct
@@ -30,6 +31,8 @@ class Case:
     skip: str = ""
     ignore: bool = False
     rules: Decoding = Decoding()
+    remarks: tuple[str, ...] | None = None
+    """What must be said of it; None: not looked at."""
 
 
 def colour(height: int = 5, width: int = 7) -> np.ndarray:
@@ -83,6 +86,29 @@ def oriented(orientation: int) -> tuple[bytes, np.ndarray]:
     return _encoded(Image.fromarray(stored), "PNG", exif=exif), meant[orientation]
 
 
+PLAIN = "CMYK without a colour profile: converted by the plain formula"
+
+
+def ink_profile() -> bytes:
+    """A colour profile of a printer whose coloured inks are all half black (L* = 50), written by hand: ICC.1:2010, an 8-bit table A2B0."""
+    lightness = [100 if not any(inks) else 0 if inks[3] else 50 for inks in itertools.product((0, 1), repeat=4)]
+    table = b"".join(bytes([level * 255 // 100 if level != 50 else 128, 128, 128]) for level in lightness)
+    line = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + line * 4 + table + line * 3
+    text = b"test\0"
+    described = b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags, body, at = [], b"", 128 + 4 + 12 * 3
+    for name, data in ((b"desc", described), (b"wtpt", white), (b"A2B0", lut)):
+        data += bytes(-len(data) % 4)
+        tags.append(name + struct.pack(">II", at + len(body), len(data)))
+        body += data
+    header = struct.pack(">I4sI4s4s4s", at + len(body), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ") + bytes(12) + b"acsp" + bytes(28)
+    header += struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", 3) + b"".join(tags) + body
+
+
 def _plain(folder: Path) -> list[Case]:
     Image.fromarray(colour()).save(folder / "plain.png")
     Image.fromarray(grey()).save(folder / "grey.png")
@@ -125,10 +151,11 @@ def _transparent(folder: Path) -> list[Case]:
     keyed = colour().copy()
     keyed[0, 0] = 0
     return [
-        Case("rgba.png", read=over(colour(), 0)), Case("rgba.png", read=over(colour(), (255, 128, 0)), rules=Decoding(background=(255, 128, 0))),
+        Case("rgba.png", read=over(colour(), 0), remarks=("transparency composited on the background",)),
+        Case("rgba.png", read=over(colour(), (255, 128, 0)), rules=Decoding(background=(255, 128, 0))),
         Case("greyalpha.png", read=over(grey()[..., None], 0)), Case("greyalpha.png", read=over(grey()[..., None], 200), rules=Decoding(background=(200,))),
         Case("greyalpha.png", read=over(grey()[..., None], (1, 2, 3)), rules=Decoding(background=(1, 2, 3))),
-        Case("palette.png", read=table[index]), Case("key.png", read=keyed),
+        Case("palette.png", read=table[index], remarks=()), Case("key.png", read=keyed),
         Case("palettealpha.png", read=np.array([[255, 0, 0], [0, 0, 0], [0, 0, 128], [9, 9, 9]], np.uint8)[index]),
         Case("palette.gif", read=np.array([[255, 0, 0], [0, 0, 0], [0, 0, 255], [9, 9, 9]], np.uint8)[index]),
     ]
@@ -139,7 +166,7 @@ def _turned(folder: Path) -> list[Case]:
     for orientation in range(1, 9):
         data, pixels = oriented(orientation)
         (folder / f"turned{orientation}.png").write_bytes(data)
-        cases.append(Case(f"turned{orientation}.png", read=pixels))
+        cases.append(Case(f"turned{orientation}.png", read=pixels, remarks=("EXIF orientation applied",) if orientation > 1 else ()))
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[274] = 6
     Image.fromarray(colour()).save(folder / "turned.tif", tiffinfo=tags)
@@ -148,8 +175,13 @@ def _turned(folder: Path) -> list[Case]:
     (folder / "photo.jpg").write_bytes(jpeg)
     inverted = Image.fromarray(np.dstack([255 - smooth(), np.zeros((16, 16), np.uint8)]), "CMYK")
     inverted.save(folder / "cmyk.tif")
+    inverted.save(folder / "badprofile.tif", icc_profile=b"no profile at all")
+    Image.fromarray(np.array([[[0, 0, 0, 0], [0, 0, 0, 255], [255, 0, 0, 0]]], np.uint8), "CMYK").save(folder / "profile.tif", icc_profile=ink_profile())
     return [
-        *cases, Case("turned.tif", read=np.rot90(colour(), -1)), Case("photo.jpg", read=decoded_jpeg(jpeg)), Case("cmyk.tif", read=smooth()),
+        *cases, Case("turned.tif", read=np.rot90(colour(), -1), remarks=("EXIF orientation applied",)), Case("photo.jpg", read=decoded_jpeg(jpeg)),
+        Case("cmyk.tif", read=smooth(), remarks=(PLAIN,)),
+        Case("profile.tif", read=np.array([[[255, 255, 255], [0, 0, 0], [119, 119, 119]]], np.uint8), remarks=("CMYK converted by its colour profile",)),
+        Case("badprofile.tif", read=smooth(), remarks=("CMYK with a broken colour profile: converted by the plain formula",)),
         Case("badexif.jpg", read=decoded_jpeg(_encoded(Image.fromarray(smooth()), "JPEG"))),
     ]
 
@@ -165,6 +197,7 @@ def _deep(folder: Path) -> list[Case]:
     (folder / "deep.pgm").write_bytes(b"P5\n# scanner\n4 2\n65535\n" + deep.astype(">u2").tobytes())
     Image.fromarray(np.array([[-5, 70000]], np.int32)).save(folder / "int32.tif")
     Image.fromarray(np.array([[0.5, -2.0]], np.float32)).save(folder / "float.tif")
+    Image.fromarray(np.array([[0.5, np.nan]], np.float32)).save(folder / "nan.tif")
     full, low = Decoding(intensity="full-range"), Decoding(intensity="12-bit")
     return [
         Case("deep.png", refuse=("SK207", r"has 16 bits per sample \(values from 0 to 65535\)")),
@@ -174,23 +207,37 @@ def _deep(folder: Path) -> list[Case]:
         Case("deepcolour.png", read=(np.stack([deep, deep[::-1], deep], axis=2) >> 8).astype(np.uint8), rules=full),
         Case("twelve.png", read=np.array([[0, 255, 128], [1, 0, 62]], np.uint8)[..., None], rules=low),
         Case("twelve.png", refuse=("SK207", r"values from 0 to 4095")),
+        Case("deep.png", read=np.array([[0, 16, 8, 8], [255, 255, 255, 255]], np.uint8)[..., None], rules=Decoding(intensity="window", window=(0.0, 4096.0))),
         Case("deep.png", refuse=("SK207", "holds the value 65535, above the 4095"), rules=low),
         Case("deepcolour.png", refuse=("SK207", "16 bits per sample with colour, which intensity = '12-bit' does not cover"), rules=low),
-        *(Case("int32.tif", refuse=("SK207", "holds 32-bit signed values"), rules=r) for r in (Decoding(), full)),
-        *(Case("float.tif", refuse=("SK207", "holds 32-bit float values"), rules=r) for r in (Decoding(), full)),
+        Case("int32.tif", refuse=("SK207", r"holds 32-bit signed values \(values from -5 to 70000\): how they become 8 bit is not declared")),
+        Case("float.tif", refuse=("SK207", r"holds 32-bit float values \(values from -2.0 to 0.5\): how they become 8 bit is not declared")),
+        Case("int32.tif", refuse=("SK207", "holds 32-bit signed values, which intensity = 'full-range' does not cover"), rules=full),
+        Case("float.tif", refuse=("SK207", "holds 32-bit float values, which intensity = '12-bit' does not cover"), rules=low),
+        Case("int32.tif", read=np.array([[0, 255]], np.uint8)[..., None], rules=Decoding(intensity="image-percentile", percentiles=(0.0, 100.0))),
+        Case("float.tif", read=np.array([[204, 0]], np.uint8)[..., None], rules=Decoding(intensity="window", window=(-1.5, 1.0)),
+             remarks=("32-bit float values by intensity = 'window'", "more than 1% of its pixels lie outside the window: black or white")),
+        Case("nan.tif", refuse=("SK207", "holds 1 values that are NaN or infinite")),
     ]
 
 
 def _several(folder: Path) -> list[Case]:
     one, two = Image.fromarray(grey()), Image.fromarray(255 - grey())
+    first, second = Image.fromarray(colour()), Image.fromarray(255 - colour())
     one.save(folder / "moving.gif", save_all=True, append_images=[two])
     one.save(folder / "pages.tif", save_all=True, append_images=[two, one])
-    Image.fromarray(colour()).save(folder / "moving.png", save_all=True, append_images=[Image.fromarray(255 - colour())])
-    first = Decoding(frames="first")
+    first.save(folder / "moving.png", save_all=True, append_images=[second])
+    first.save(folder / "moving.webp", save_all=True, append_images=[second, first], lossless=True)
+    refused, middle = Decoding(frames="refuse"), Decoding(frames="middle")
+    palette = np.dstack([grey()] * 3)  # the frames of a GIF have palettes, so RGB
+    frames, pages = ("first of several frames",), ("first of several pages",)
     return [
-        Case("moving.gif", refuse=("SK207", "holds 2 frames")), Case("pages.tif", refuse=("SK207", "holds 3 pages")),
-        Case("moving.png", refuse=("SK207", "holds 2 frames")), Case("pages.tif", read=grey()[..., None], rules=first),
-        Case("moving.png", read=colour(), rules=first), Case("moving.gif", read=np.dstack([grey()] * 3), rules=first),  # a palette, so RGB
+        *(Case(file, refuse=("SK207", words), rules=refused) for file, words in (
+            ("moving.gif", "holds 2 frames"), ("pages.tif", "holds 3 pages"), ("moving.png", "holds 2 frames"), ("moving.webp", "holds 3 frames"))),
+        Case("pages.tif", read=grey()[..., None], remarks=pages), Case("moving.png", read=colour(), remarks=frames),
+        Case("moving.gif", read=palette, remarks=frames), Case("moving.webp", read=colour(), remarks=frames),
+        Case("pages.tif", read=255 - grey()[..., None], rules=middle, remarks=("middle of several pages",)),
+        Case("moving.webp", read=255 - colour(), rules=middle, remarks=("middle of several frames",)), Case("moving.png", read=colour(), rules=middle),
     ]
 
 

@@ -196,10 +196,10 @@ def test_explain_and_schema_and_init(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "exists already" in capsys.readouterr().err
 
 
-def test_cache_verify_finds_and_repairs_a_damaged_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_store_verify_finds_and_repairs_a_damaged_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = write_images(tmp_path / "demo", {"a": 5, "b": 4})
     assert run("embed", folder, "--extractor", "pixels") == 0
-    assert run("cache", "verify") == 0
+    assert run("store", "verify") == 0
     shard = next((tmp_path / "store" / "embeddings").rglob("*.safetensors"))
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -207,12 +207,12 @@ def test_cache_verify_finds_and_repairs_a_damaged_file(capsys: pytest.CaptureFix
     capsys.readouterr()
     assert run("embed", folder, "--extractor", "pixels") == 6
     assert shard.name in capsys.readouterr().err
-    assert run("cache", "verify") == 6
-    assert run("cache", "verify", "--repair") == 0
+    assert run("store", "verify") == 6
+    assert run("store", "verify", "--repair") == 0
     assert run("embed", folder, "--extractor", "pixels") == 0
-    assert run("cache", "ls") == 0
+    assert run("store", "list") == 0
     assert "embeddings" in capsys.readouterr().out
-    assert run("cache", "prune", "--kind", "embeddings", "--yes") == 0
+    assert run("store", "prune", "--kind", "embeddings", "--yes") == 0
     assert not (tmp_path / "store" / "embeddings").exists()
 
 

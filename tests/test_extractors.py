@@ -6,7 +6,7 @@ import hashlib
 import http.server
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from torchvision import transforms
 from torchvision.models import SqueezeNet1_1_Weights, get_model
 
 import simkit
-from simkit.errors import IntegrityError, ResourceError, UsageError
+from simkit.errors import DataError, IntegrityError, ResourceError, UsageError
 from simkit.extractors.base import Extractor, extract
+from simkit.extractors.layers import channels_last_layer, check_layer, pooled
 from simkit.extractors.pixels import Pixels
 from simkit.extractors.torchvision import Torchvision
-from simkit.networks import head_of
+from simkit.networks import build_network, head_of, weights_enum
 from simkit.recipe import digest, rng_for
 
 TINY = "squeezenet1_1"
@@ -95,9 +96,71 @@ def test_a_layer_by_name_and_its_pooling() -> None:
     assert (b >= a).all()
     tokens = Torchvision(network="vit_b_32", weights="random", layer="encoder.ln", pool="cls").session("cpu")
     assert tokens.features([tokens.prepare(picture(224, 224))]).shape == (1, 768)
-    wrong = Torchvision(network=TINY, weights="random", image_size=64, layer="features.4", pool="cls").session("cpu")
+    wrong = Torchvision(network=TINY, weights="random", image_size=64, layer="features.4", pool="cls")
     with pytest.raises(UsageError, match="cls needs a layer of tokens"):
-        wrong.features([wrong.prepare(images[0])])
+        wrong.check()
+    with pytest.raises(UsageError, match="cls needs a layer of tokens"):
+        wrong.session("cpu").features([average.prepare(images[0])])
+
+
+def test_pooling_by_hand() -> None:
+    maps = torch.tensor(rng_for("maps").random((2, 5, 3, 4)), dtype=torch.float32)  # (n, c, h, w)
+    tokens = maps.flatten(2).transpose(1, 2)
+    for pool, wanted in (("average", maps.numpy().mean((2, 3))), ("max", maps.numpy().max((2, 3))),
+                         ("gem", (maps.numpy().astype(np.float64) ** 3).mean((2, 3)) ** (1 / 3))):
+        for value, last in ((maps, False), (maps.permute(0, 2, 3, 1), True), (tokens, False)):
+            np.testing.assert_allclose(pooled(value, pool, "test", channels_last=last), wanted, rtol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(pooled(tokens, "cls", "test"), tokens[:, 0])
+    np.testing.assert_array_equal(pooled(maps[:, :, 0, 0], "average", "test"), maps[:, :, 0, 0])
+    np.testing.assert_allclose(pooled(-maps, "gem", "test"), np.full((2, 5), 1e-6), rtol=1e-4)
+    with pytest.raises(UsageError, match=r"test: the value of the layer has shape \(2,\), wanted"):
+        pooled(maps[:, 0, 0, 0], "average", "test")
+    with pytest.raises(UsageError, match=r"test: the value of the layer has type tuple"):
+        pooled((maps,), "average", "test")
+
+
+def by_size(build: Callable[[], torch.nn.Module], size: int) -> dict[str, bool]:
+    """Whether a module's maps have their channels last, from outside: the axes that grow with the image are its height and width."""
+    shapes: list[dict[str, tuple[int, ...]]] = []
+    for side in (size, 2 * size):
+        with torch.device("meta"):
+            model, found = build().eval(), {}
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda m, i, out, n=name, f=found: f.__setitem__(n, tuple(out.shape)) if isinstance(out, torch.Tensor) else None)
+        with torch.inference_mode():
+            model(torch.empty(1, 3, side, side, device="meta"))
+        shapes.append(found)
+    grown = {name: [axis for axis in range(4) if shape[axis] != shapes[1][name][axis]] for name, shape in shapes[0].items() if len(shape) == 4}
+    return {name: axes == [1, 2] for name, axes in grown.items() if axes in ([1, 2], [2, 3]) and name}
+
+
+@pytest.mark.parametrize(("name", "last"), [
+    ("swin_t", 100), ("swin_v2_t", 100), ("convnext_tiny", 50), ("resnet18", 0), ("densenet121", 0), ("efficientnet_b0", 0), ("mobilenet_v3_small", 0),
+    ("timm:convnext_tiny", 50), ("timm:swin_tiny_patch4_window7_224", 50), ("timm:test_resnet", 0), ("timm:poolformer_s12", 0),
+])
+def test_the_channels_of_every_layer_are_where_they_are_said_to_be(name: str, last: int) -> None:
+    def build() -> torch.nn.Module:
+        if not name.startswith("timm:"):
+            return build_network(name)
+        model: torch.nn.Module = pytest.importorskip("timm").create_model(name[5:], **({"strict_img_size": False} if "swin" in name else {}))
+        return model
+
+    found = by_size(build, 224)
+    model = build()
+    wrong = [layer for layer, truth in found.items() if channels_last_layer(model, layer) != truth]
+    assert not wrong
+    assert len(found) > 30
+    assert sum(found.values()) >= last
+
+
+def test_a_swin_layer_is_pooled_over_its_places() -> None:
+    session = Torchvision(network="swin_t", weights="random", layer="features.1").session("cpu")
+    batch = [session.prepare(picture(230, 240))]
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(batch[0].copy()).permute(2, 0, 1)[None] / 255 - session.mean) / session.std  # type: ignore[attr-defined]
+        maps = session.model.features[:2](pixels)  # type: ignore[attr-defined]
+    assert maps.shape == (1, 56, 56, 96)
+    np.testing.assert_allclose(session.features(batch), maps.mean((1, 2)), atol=1e-4)
 
 
 def test_the_untrained_network_is_the_same_every_time_and_leaves_the_global_generator_alone() -> None:
@@ -136,6 +199,13 @@ def test_wrapped_and_safetensors_checkpoints_give_the_same_features(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("options", "kind", "message"), [
+    ({"network": "quantized_resnet50"}, UsageError, r"'quantized_resnet50' is quantised(.|\n)*fix: give resnet50"),
+    ({"network": "fcn_resnet50"}, UsageError, r"unknown network 'fcn_resnet50'"),
+    ({"network": "resnet18", "weights": "ResNet50_Weights.IMAGENET1K_V1"}, UsageError, r"'ResNet50_Weights' is not the class of resnet18's weights, "),
+    ({"network": "vgg16", "weights": "IMAGENET1K_FEATURES"}, UsageError, r"VGG16_Weights.IMAGENET1K_FEATURES has no values for the layers after 'features'"),
+    ({"network": "resnet18", "weights": "random", "pool": "gem"}, UsageError, r"torchvision.pool: .*pool = 'gem' has nothing to pool"),
+    ({"network": "vit_b_16", "weights": "IMAGENET1K_SWAG_E2E_V1", "image_size": 224}, UsageError, r"torchvision.image_size: .*not take images of 224 x 224"),
+    ({"network": "googlenet", "weights": "random", "layer": "aux1"}, UsageError, r"'aux1' is not computed"),
     ({"network": "resnet19"}, UsageError, r"unknown network 'resnet19' \(did you mean 'resnet18'\?\)"),
     ({"network": TINY, "weights": "IMAGENET1K_V9"}, UsageError, r"has no weights 'IMAGENET1K_V9' \(did you mean 'IMAGENET1K_V1'\?\)"),
     ({"network": TINY, "weights": "random", "layer": "feature.4"}, UsageError, r"has no module 'feature.4' \(did you mean 'features.4'\?\)"),
@@ -154,12 +224,12 @@ def test_damaged_and_foreign_weights_are_named(tmp_path: Path) -> None:
         Torchvision(network=TINY, checkpoint=cut).check()
     code = tmp_path / "code.pth"
     torch.save({"state_dict": {"w": torch.zeros(1)}, "run": Pixels()}, code)
-    with pytest.raises(IntegrityError, match=r"code\.pth: cannot be read as weights"):
+    with pytest.raises(DataError, match=r"code\.pth: is a pickle that holds more than tensors \(.*Pixels\): reading it would run code.*\n *fix: .*safetensors"):
         Torchvision(network=TINY, checkpoint=code).check()
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(IntegrityError, match="holds no state dict"):
         Torchvision(network=TINY, checkpoint=tmp_path / "list.pth").check()
-    with pytest.raises(IntegrityError, match=r"has no tensor 'fc\.weight', the head of resnet18"):
+    with pytest.raises(IntegrityError, match=r"does not fit resnet18: no tensor 'conv1\.weight'(.|\n)*fix: its tensors fit torchvision's squeezenet1_1"):
         Torchvision(network="resnet18", checkpoint=path).session("cpu")
     with pytest.raises(IntegrityError, match="does not fit squeezenet1_0"):
         Torchvision(network="squeezenet1_0", checkpoint=path).session("cpu")
@@ -212,7 +282,56 @@ def test_named_weights_are_downloaded_once_with_their_own_preprocessing(hub: tup
     assert extractor.recipe()["weights"] == files["name"].decode()
     files.clear()
     extractor.check()
+    damaged = tmp_path / "hub" / "hub" / "checkpoints" / extractor.recipe()["weights"]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1])  # truncated by one byte
+    both = rf"its SHA-256 is {hashlib.sha256(content[:-1]).hexdigest()}, wanted one that begins with {hashlib.sha256(content).hexdigest()[:8]}"
+    for work in (extractor.check, lambda: extractor.session("cpu")):
+        with pytest.raises(IntegrityError, match=both):
+            work()
+    assert damaged.read_bytes() == content[:-1]
+    damaged.write_bytes(content)
     assert Torchvision(network=TINY).session("cpu").features([session.prepare(picture(300, 300))]).shape == (1, 512)
+
+
+def all_weights() -> list[tuple[str, str]]:
+    """Every classification weight of the installed torchvision."""
+    from torchvision import models
+
+    return [(network, weights.name) for network in models.list_models(module=models) for weights in models.get_model_weights(network)]
+
+
+@pytest.mark.parametrize(("network", "weights"), all_weights())
+def test_every_named_weight_gets_its_own_preprocessing(network: str, weights: str) -> None:
+    """The same pixels, to the last bit before normalisation, as torchvision's own transforms give."""
+    enum = weights_enum(network, weights, "test")
+    assert weights_enum(network, str(enum), "test") is enum
+    rule = enum.transforms()
+    ours = Torchvision(network=network, weights=weights)._preprocessing()
+    for height, width in ((500, 375), (201, 640), (90, 61)):
+        image = picture(height, width)
+        pixels = rule(Image.fromarray(image))
+        shown = torch.from_numpy(ours.cropped(image).copy()).permute(2, 0, 1)
+        normal = (shown / 255 - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(3, 1, 1)
+        torch.testing.assert_close(normal, pixels, rtol=1e-6, atol=1e-6 / min(ours.std))
+        raw = transforms.CenterCrop(rule.crop_size)(transforms.Resize(rule.resize_size, rule.interpolation)(Image.fromarray(image)))
+        np.testing.assert_array_equal(ours.cropped(image), np.asarray(raw))
+
+
+@pytest.mark.parametrize("network", sorted({network for network, _ in all_weights()} - {"regnet_y_128gf"}))  # whose size alone makes it slow
+def test_every_network_takes_its_weights_images(network: str) -> None:
+    """By shapes alone: the network is built, its images have the right size, and its last layer is given rows or maps."""
+    own = weights_enum(network, "imagenet", "test").transforms().crop_size[0]
+    width = check_layer(lambda: build_network(network, image_size=own), own, layer="", pool="average", where="test")
+    with torch.device("cpu" if network.startswith("regnet") else "meta"):
+        head = head_of(build_network(network))[1]
+    assert width == (head.in_features if isinstance(head, torch.nn.Linear) else head.in_channels)
+
+
+def test_recipes_state_preprocessing_with_antialiasing() -> None:
+    recipe = Torchvision(network="vit_l_16", weights="IMAGENET1K_SWAG_E2E_V1").recipe()
+    assert recipe["weights"] == "vit_l_16_swag-4f3808c9.pth"
+    assert (recipe["preprocessing"]["crop"], recipe["preprocessing"]["interpolation"], recipe["preprocessing"]["antialias"]) == (512, "bicubic", True)
 
 
 def test_weights_that_cannot_be_reached_say_where_to_put_them(hub: tuple[dict[str, bytes], str], tmp_path: Path) -> None:
@@ -262,8 +381,8 @@ def test_an_extractor_that_breaks_its_word_is_caught(tmp_path: Path, rows: objec
     dataset = simkit.load(write_images(tmp_path / "demo", {"a": 3}))
     with pytest.raises(kind, match=message):
         list(extract(_Broken(rows), dataset, range(3), batch_size=4, workers=1))
-    with pytest.raises(UsageError, match="both must be at least 1"):
-        list(extract(_Broken(rows), dataset, range(3), batch_size=0, workers=1))
+    with pytest.raises(UsageError, match="batch size -1, workers 1: out of range"):
+        list(extract(_Broken(rows), dataset, range(3), batch_size=-1, workers=1))
 
 
 def test_embedding_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +416,8 @@ def test_embedding_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: py
     calls.clear()
     from simkit.pipeline.commands import embedded, extractor_of
 
-    done = embedded(simkit.load(folder), extractor_of("pixels"), device="cpu", batch_size=4, workers=1, store=None, strict=False, progress=None)
+    effort = stages.Effort(batch_size=4, workers=1)
+    done, = embedded([simkit.load(folder)], extractor_of("pixels"), device="cpu", effort=effort, store=None, strict=False, progress=None)
     assert (done.computed, done.stored) == (4, 8)
     np.testing.assert_array_equal(done.embedding.features, simkit.embed(folder, extractor="pixels", store=tmp_path / "fresh").features)
 

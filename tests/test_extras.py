@@ -201,9 +201,106 @@ def test_pretrained_weights_come_from_the_cache_of_the_hub_without_a_request(tmp
         extractor.session("cpu")
 
 
-def test_recipes_hold_names_and_digests_but_no_paths(tmp_path: Path) -> None:
+def test_a_damaged_file_of_the_hubs_cache_is_refused_with_both_digests_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = timm_checkpoint(tmp_path / "net.pth", "test_resnet")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    file = hub_cache(tmp_path / "hub", "timm/test_resnet.r160_in1k", model.state_dict())
+    content = file.read_bytes()
+    stated = hashlib.sha256(content).hexdigest()
+    blob = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k" / "blobs" / stated
+    blob.parent.mkdir()
+    file.rename(blob)
+    file.symlink_to(blob)
+    assert Timm(model="test_resnet").recipe()["weights"] == stated
+    Timm(model="test_resnet").check()
+    blob.write_bytes(content[:-1])
+    with pytest.raises(IntegrityError, match=rf"SK402.*its SHA-256 is {hashlib.sha256(content[:-1]).hexdigest()}, wanted {stated}"):
+        Timm(model="test_resnet").check()
+    assert blob.read_bytes() == content[:-1]
+
+
+def timm_folder(folder: Path, name: str = "test_resnet", **arguments: Any) -> Any:
+    """A folder as timm's save_for_hf makes it; returns the network."""
     timm = pytest.importorskip("timm")
-    timm_checkpoint(tmp_path / "net.pth", "test_resnet")
+    model = timm.create_model(name, **arguments).eval()
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    return model
+
+
+def test_a_folder_and_a_repository_of_the_hub_give_the_same_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    import torch
+    from huggingface_hub import constants
+
+    model = timm_folder(tmp_path / "mine", num_classes=5)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("simkit.extractors.timm.host_error", lambda url: pytest.fail(f"asked for {url}"))
+    snapshot = hub_cache(tmp_path / "hub", "owner/name", model.state_dict()).parent
+    shutil.copy(tmp_path / "mine" / "config.json", snapshot)
+    folder, hub = Timm(model=f"local-dir:{tmp_path / 'mine'}"), Timm(model="hf-hub:owner/name")
+    sessions = []
+    for extractor in (folder, hub):
+        extractor.check()
+        sessions.append(extractor.session("cpu"))
+    batch = [sessions[0].prepare(picture(170, 180))]
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255
+        wanted = model.forward_head(model.forward_features((pixels - 0.5) / 0.5), pre_logits=True)
+    for session in sessions:
+        np.testing.assert_allclose(session.features(batch), wanted, rtol=1e-4, atol=1e-4)
+    assert str(tmp_path) not in str(folder.recipe())
+    assert folder.recipe()["weights"] == hashlib.sha256((tmp_path / "mine" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_folders_and_repositories_that_are_no_models_of_timm(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ResourceError, match=r"the folder holds no config\.json of timm"):
+        Timm(model=f"local-dir:{tmp_path}").check()
+    with pytest.raises(UsageError, match="'hf-hub:name' does not name a repository of the hub"):
+        Timm(model="hf-hub:name").check()
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(DataError, match=r"config.json is not timm's \(KeyError: 'architecture'\)"):
+        Timm(model=f"local-dir:{tmp_path}").check()
+    (tmp_path / "config.json").write_text('{"architecture": "resnet51", "pretrained_cfg": {}}')
+    with pytest.raises(DataError, match="timm does not know its architecture 'resnet51'"):
+        Timm(model=f"local-dir:{tmp_path}").check()
+    timm_folder(tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    with pytest.raises(ResourceError, match=r"the folder holds no weights \(model.safetensors or pytorch_model.bin\)"):
+        Timm(model=f"local-dir:{tmp_path / 'bare'}").check()
+
+
+def test_layers_and_the_generalised_mean_of_timms_networks() -> None:
+    pytest.importorskip("timm")
+    import torch
+
+    whole = Timm(model="test_convnext", weights="random", pool="gem")
+    layer = Timm(model="test_convnext", weights="random", layer="stages.3", pool="gem")
+    mlp = Timm(model="test_convnext", weights="random", layer="stages.0.blocks.0.mlp", pool="max")  # (n, h, w, c)
+    for extractor in (whole, layer, mlp):
+        extractor.check()
+    session = layer.session("cpu")
+    batch = [session.prepare(picture(170, 180))]
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2) / 255 - session.mean) / session.std  # type: ignore[attr-defined]
+        maps = session.model.stages(session.model.stem(pixels)).numpy()  # type: ignore[attr-defined]
+        final = session.model.forward_features(pixels).numpy()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(session.features(batch), (maps.clip(1e-6) ** 3).mean((2, 3)) ** (1 / 3), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(whole.session("cpu").features(batch), (final.clip(1e-6) ** 3).mean((2, 3)) ** (1 / 3), rtol=1e-3, atol=1e-4)
+    assert mlp.session("cpu").features(batch).shape == (1, 24)
+    tokens = Timm(model="test_vit", weights="random", layer="blocks.1", pool="token")
+    assert tokens.session("cpu").features([tokens.session("cpu").prepare(picture(170, 180))]).shape == (1, 64)
+
+
+def test_recipes_hold_names_and_digests_but_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    file = hub_cache(tmp_path / "hub", "timm/test_resnet.r160_in1k", timm_checkpoint(tmp_path / "net.pth", "test_resnet").state_dict())
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved" / "other.pth").write_bytes((tmp_path / "net.pth").read_bytes())
     one, two = (Timm(model="test_resnet", checkpoint=path) for path in (tmp_path / "net.pth", tmp_path / "moved" / "other.pth"))
@@ -212,6 +309,7 @@ def test_recipes_hold_names_and_digests_but_no_paths(tmp_path: Path) -> None:
     named = Timm(model="test_resnet").recipe()
     assert named == Timm(model="test_resnet.r160_in1k").recipe()
     assert named["model"] == "test_resnet.r160_in1k"
+    assert named["weights"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert named["preprocessing"]["crop"] == 160
     assert Timm(model="test_resnet", weights="random").recipe()["timm"] == timm.__version__
     recipes = [one, Timm(model="test_resnet"), Timm(model="test_resnet", weights="random"), Timm(model="test_resnet", weights="random", seed=1),
@@ -225,6 +323,9 @@ def test_recipes_hold_names_and_digests_but_no_paths(tmp_path: Path) -> None:
     ({"model": "test_vit", "weights": "random", "pool": "catavgmax"}, r"SK108.*test_vit does not work with pool = 'catavgmax' and image_size = None: Only avg"),
     ({"model": "test_resnet", "weights": "random", "pool": "token"}, r"SK108.*Invalid pool type: token"),
     ({"model": "test_vit", "weights": "random", "image_size": 70}, r"SK108.*test_vit does not work with pool = 'network' and image_size = 70"),
+    ({"model": "test_resnet", "weights": "random", "layer": "layer5"}, r"SK101.*timm.layer: .*no module 'layer5' \(did you mean 'layer"),
+    ({"model": "test_resnet", "weights": "random", "layer": "layer4", "pool": "avgmax"}, r"SK108.*timm.pool: 'avgmax' is a pooling of the whole network"),
+    ({"model": "test_resnet", "weights": "random", "layer": "layer4", "pool": "token"}, r"SK108.*timm.pool: "),
     ({"model": "vit_5b_patch16_sapiens2", "weights": "random"}, r"SK108.*wants images of 3 x 1024 x 768"),
 ])
 def test_what_timm_does_not_have_or_cannot_do_is_known_before_the_work(options: dict[str, Any], message: str) -> None:
@@ -372,7 +473,6 @@ def test_ctrl_c_in_a_download_stays_ctrl_c(tmp_path: Path, medmnist: Any, monkey
 
 @pytest.mark.parametrize(("name", "message"), [
     ("pneumonia", r"SK101\] medmnist.set: unknown set 'pneumonia' \(did you mean 'pneumoniamnist'\?\)"),
-    ("chestmnist", r"SK102\] medmnist.set: 'chestmnist' has 14 labels per image \(multi-label\)"),
     ("organmnist3d", r"SK102\] medmnist.set: 'organmnist3d' is a set of volumes"),
 ])
 def test_sets_that_simkit_does_not_read_are_refused_by_name(name: str, message: str, tmp_path: Path, medmnist: Any) -> None:
@@ -473,6 +573,37 @@ def test_labels_without_names_are_their_values(tmp_path: Path, hf: Any) -> None:
     assert Huggingface(path="set.parquet", label="word").load("d", tmp_path).label_names == ("b", "a", "a", "b", "b", "a")
 
 
+def test_lists_of_classes_make_a_multi_label_set(tmp_path: Path, hf: Any) -> None:
+    several = [[0, 2], [1], [], [2], [0], [0, 1, 2]]
+    rows = table_of(hf, image_files(tmp_path / "images"), numbers=several, words=[["fox", "dog"][: len(row)] for row in several], named=several)
+    rows = rows.cast_column("named", hf.Sequence(hf.ClassLabel(names=["dog", "cat", "fox"])))
+    rows.to_parquet(tmp_path / "set.parquet")
+    wanted = [[number in row for number in range(3)] for row in several]
+    named = Huggingface(path="set.parquet", label="named").load("d", tmp_path)
+    assert named.labels is None
+    assert named.classes == ("dog", "cat", "fox")
+    assert named.indicators.tolist() == wanted  # type: ignore[union-attr]
+    assert named.label_names[:3] == ("dog + fox", "cat", "")  # type: ignore[index]
+    numbers = Huggingface(path="set.parquet", label="numbers").load("d", tmp_path)
+    assert numbers.classes == ("0", "1", "2")
+    assert numbers.indicators.tolist() == wanted  # type: ignore[union-attr]
+    words = Huggingface(path="set.parquet", label="words").load("d", tmp_path)
+    assert words.class_counts == {"dog": 2, "fox": 5}
+    assert pickle.loads(pickle.dumps(named)).fingerprint == named.fingerprint
+    assert named.fingerprint != numbers.fingerprint
+
+
+def test_the_treatment_of_images_in_rows_is_said(tmp_path: Path, hf: Any) -> None:
+    files = image_files(tmp_path / "images")
+    png16(tmp_path / "deep.png", grey().astype(np.uint16) * 257)
+    table_of(hf, files | {next(iter(files)): (tmp_path / "deep.png").read_bytes()}).to_parquet(tmp_path / "set.parquet")
+    dataset = Huggingface(path="set.parquet", intensity="percentile", percentiles=(0.0, 100.0)).load("d", tmp_path)
+    image, remarks = dataset.remarked(0)
+    assert (image.min(), image.max()) == (0, 255)
+    assert remarks
+    assert dataset.remarked(1)[1] == ()
+
+
 def test_the_rules_of_files_hold_for_bytes(tmp_path: Path, hf: Any) -> None:
     files = image_files(tmp_path / "images")
     png16(tmp_path / "deep.png", grey().astype(np.uint16) * 257)
@@ -495,18 +626,20 @@ def test_the_rules_of_files_hold_for_bytes(tmp_path: Path, hf: Any) -> None:
 
 def test_what_is_wrong_with_a_set_of_the_library_is_named(tmp_path: Path, hf: Any) -> None:
     files = image_files(tmp_path / "images")
-    rows = table_of(hf, files, size=[0.5] * 6, many=[[0, 1]] * 6, group=["p", None, "p", "q", None, "q"])
+    columns = {"size": [0.5] * 6, "many": [[0.5, 1.5]] * 6, "holes": [[0], None, [1, None], [], [2], [0, 1]], "group": ["p", None, "p", "q", None, "q"]}
+    rows = table_of(hf, files, **columns)
     unlabelled = rows.map(lambda row, i: {"label": -1 if i < 2 else row["label"]}, with_indices=True, load_from_cache_file=False)
     rows.to_parquet(tmp_path / "set.parquet")
     unlabelled.to_parquet(tmp_path / "hidden.parquet")
     (tmp_path / "broken.parquet").write_bytes((tmp_path / "set.parquet").read_bytes()[:200])
     (tmp_path / "notes.txt").write_text("hello")
     for options, message in (
-        ({"image": "img"}, r"SK202\] set.parquet: split 'all': column 'img' is missing.*columns found: image, label, size, many, group"),
+        ({"image": "img"}, r"SK202\] set.parquet: split 'all': column 'img' is missing.*columns found: image, label, size, many, holes, group"),
         ({"label": "lable"}, r"SK202.*column 'lable' is missing \(did you mean 'label'\?\)"),
         ({"image": "label"}, r"SK202.*column 'label' holds ClassLabel.*wanted images"),
         ({"label": "size"}, r"SK203.*column 'size' holds Value\('float64'\), wanted one class per image"),
         ({"label": "many"}, r"SK203.*column 'many' holds List.*wanted one class per image"),
+        ({"label": "holes"}, r"SK203.*2 of 6 images have no label in column 'holes'"),
         ({}, r"SK203.*2 of 6 images have no value in the group column 'group'"),
         ({"splits": ("tset",)}, r"SK203.*no split 'tset'; splits found: all"),
         ({"path": "hidden.parquet"}, r"SK203.*2 of 6 images have no label in column 'label'"),
@@ -707,7 +840,7 @@ def test_files_that_are_no_single_image_are_named_and_the_rest_is_read(tmp_path:
     packed["PixelData"].is_undefined_length = True
     packed.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
     packed.save_as(squeezed)
-    dataset = Dicom(path=tmp_path).load("d", tmp_path)
+    dataset = Dicom(path=tmp_path, frames="refuse").load("d", tmp_path)
     reasons = {skipped.key: skipped.reason for skipped in dataset.skipped}
     assert reasons["ill/cine.dcm"] == "holds 3 frames: which one is the image is not known"
     assert reasons["ill/report.dcm"].startswith("holds no pixels (no PixelData)")
@@ -731,7 +864,7 @@ def test_files_that_are_no_single_image_are_named_and_the_rest_is_read(tmp_path:
     only.mkdir()
     (ill / "cine.dcm").rename(only / "cine.dcm")
     with pytest.raises(DataError, match=r"SK207\] .*cine.dcm: holds 3 frames"):
-        Dicom(path=only, labels=False).load("d", tmp_path)
+        Dicom(path=only, labels=False, frames="refuse").load("d", tmp_path)
 
 
 def test_a_value_range_without_a_declared_rule_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,31 @@ def test_embeddings_agree_with_the_cpu(tmp_path: Path) -> None:
     assert cosine.min() >= 0.999
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_reduced_precision_agrees_with_float32_on_the_cpu(tmp_path: Path, precision: str) -> None:
+    folder = write_images(tmp_path / "demo", {"a": 40, "b": 40}, size=64)
+    options = {"network": "resnet50", "weights": "random", "image_size": 64}
+    cpu = simkit.embed(folder, extractor={"torchvision": options}, device="cpu", store=tmp_path / "cpu").features.astype(np.float64)
+    gpu = simkit.embed(folder, extractor={"torchvision": options | {"precision": precision}}, device="cuda", store=tmp_path / "gpu").features.astype(np.float64)
+    cosine = (cpu * gpu).sum(1) / np.linalg.norm(cpu, axis=1) / np.linalg.norm(gpu, axis=1)
+    assert cosine.min() >= 0.999
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_rows_stay_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_images(tmp_path / "demo", {"a": 150, "b": 150}, size=64)
+    extractor = {"torchvision": {"network": "resnet18", "weights": "random", "image_size": 224}}
+    wanted = simkit.embed(folder, extractor=extractor, device="cuda", batch_size=16, store=tmp_path / "small").features
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1.2e9 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with caplog.at_level("INFO", logger="simkit"):
+            rows = simkit.embed(folder, extractor=extractor, device="cuda", batch_size=300, store=tmp_path / "large").features
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "out of memory with a batch of 300 images" in caplog.text
+    np.testing.assert_allclose(rows, wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("options", [{}, {"precision": "float64"}, {"tile": 100}, {"memory": 0.002}, {"label_cost": "none"}, {"debias": False}])
 def test_transport_agrees_with_the_cpu(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)

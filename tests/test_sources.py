@@ -16,13 +16,14 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from simkit.dataset import Dataset, card_of
-from simkit.errors import DataError, SimkitError, UsageError
+from simkit.errors import DataError, ResourceError, SimkitError, UsageError
 from simkit.registry import SOURCES, Spec
 from simkit.sources import Source, detect
 from simkit.sources.base import is_inside, located, text_of
-from simkit.sources.decode import Decoding, FileReader, decode, looks_like
+from simkit.sources.decode import Decoding, decode, decode_remarked, looks_like
 from simkit.sources.folder import Folder
 from simkit.sources.npz import Npz
+from simkit.sources.readers import FileReader
 from simkit.sources.table import Table
 
 
@@ -60,7 +61,8 @@ def test_every_file_of_the_corpus_gives_its_exact_pixels_or_an_error_that_names_
     for case in decodable:
         path = folder / case.file
         if case.read is not None:
-            out = decode(path, case.rules)
+            out, remarks = decode_remarked(path, case.rules)
+            assert case.remarks is None or remarks == case.remarks, case.file
             assert out.dtype == np.uint8, case.file
             assert out.flags.c_contiguous, case.file
             assert out.shape == case.read.shape, case.file
@@ -164,7 +166,6 @@ def test_damaged_bytes_give_pixels_or_an_error_that_names_the_file(tmp_path: Pat
 
 @pytest.mark.parametrize(("values", "options", "words"), [
     ("int8", {}, "holds 8-bit signed values"), ("int16", {}, "holds 16-bit signed values"), ("uint32", {}, "holds 32-bit unsigned values"),
-    ("uint16", {"photometric": "miniswhite"}, "16 bits per sample with white at the value 0"),
     ("uint16", {"photometric": "rgb", "planarconfig": "separate"}, "16 bits per sample with colour in planes"),
     ("uint8", {"photometric": "cielab", "planarconfig": "contig"}, "has the colour model LAB"),
 ])
@@ -215,8 +216,9 @@ def test_digest_is_of_content_and_rules_not_of_place(tmp_path: Path) -> None:
     reader = FileReader((str(a), str(b), str(other)), Decoding())
     assert reader.digest(0) == reader.digest(1) != reader.digest(2)
     assert re.fullmatch("[0-9a-f]{64}", reader.digest(0))
-    for rules in (Decoding(intensity="full-range"), Decoding(frames="first"), Decoding(background=(255,))):
+    for rules in (Decoding(intensity="full-range"), Decoding(frames="middle"), Decoding(background=(255,))):
         assert FileReader((str(a),), rules).digest(0) != reader.digest(0)
+    assert FileReader((str(a),), Decoding(max_pixels=1000)).digest(0) == reader.digest(0)
     source = Folder(tmp_path, intensity="full-range")
     assert source.rules == Decoding(intensity="full-range")
     assert type(source.rules) is Decoding
@@ -522,6 +524,141 @@ def test_table_missing_file_root_and_permission(tmp_path: Path, monkeypatch: pyt
     assert [(s.key, s.reason) for s in dataset.skipped] == [("img/1.png", "no permission to read it")]
     monkeypatch.setattr(os, "access", lambda file, mode: False)
     with pytest.raises(DataError, match="no images in"):
+        Table(path).load("d", tmp_path)
+
+
+def test_classes_that_differ_only_by_case_or_blanks_are_named(tmp_path: Path) -> None:
+    path = manifest(tmp_path, 'path,label\nimg/0.png,Cat\nimg/1.png,"cat"\nimg/2.png,No  Finding\nimg/3.png,no finding\n')
+    error = failure(Table(path), tmp_path)
+    assert codes(error) == ["SK203", "SK203"]
+    assert re.search(r"m\.csv \(column 'label'\): the classes 'Cat' and 'cat' differ only by case or blanks\nfix: give them one name", str(error))
+    assert re.search("'No  Finding' and 'no finding'", str(error))
+    image(tmp_path / "set" / "Cat" / "1.png")
+    image(tmp_path / "set" / "cat " / "2.png", 1)
+    with pytest.raises(DataError, match=r"set: the classes 'Cat' and 'cat ' differ only by case or blanks"):
+        Folder(tmp_path / "set").load("d", Path())
+    assert Folder(tmp_path / "set", labels=False).load("d", Path()).labels is None
+    letters = manifest(tmp_path, "path,label\nimg/0.png,a\nimg/1.png,A\n")
+    assert Table(letters).load("d", tmp_path).classes == ("A", "a")
+
+
+def test_a_folder_of_data_sets_is_not_one_data_set(tmp_path: Path) -> None:
+    for name in ("site one/benign/1.png", "site one/malignant/2.png", "site two/benign/3.png", "site two/malignant/4.png"):
+        image(tmp_path / name, int(name[-5]))
+    words = r"looks like a folder of data sets \(site one, site two\): the folders 'benign', 'malignant' recur in each(.|\n)*declare nested = true"
+    with pytest.raises(DataError, match=words):
+        Folder(tmp_path).load("d", Path())
+    assert Folder(tmp_path, nested=True).load("d", Path()).classes == ("site one", "site two")
+    assert Folder(tmp_path / "site one").load("d", Path()).classes == ("benign", "malignant")
+
+
+@pytest.mark.parametrize("names", [
+    ("benign/40X/1.png", "benign/100X/2.png", "malignant/40X/3.png", "malignant/100X/4.png"),  # magnifications, or numbered patients
+    ("a/left/1.png", "a/right/2.png", "b/left/3.png", "b/4.png"), ("a/left/1.png", "a/right/2.png", "b/left/3.png", "b/other/4.png"),
+    ("a/left/1.png", "a/right/2.png"),
+])
+def test_folders_inside_classes_are_mostly_fine(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for number, name in enumerate(names):
+        image(tmp_path / name, number)
+    assert len(Folder(tmp_path).load("d", Path())) == len(names)
+
+
+# ---------------------------------------------------------------- several classes an image
+
+
+def test_several_label_columns_are_several_classes_an_image(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,Mass,Effusion,Edema\nimg/0.png,1,No,false\nimg/1.png, TRUE ,yes,0.0\nimg/2.png,0,0,0\n")
+    dataset = SOURCES.build(Spec("table", {"path": str(path), "label": ["Mass", "Effusion", "Edema"]})).load("d", tmp_path)
+    assert dataset.labels is None
+    assert dataset.classes == ("Mass", "Effusion", "Edema")
+    assert dataset.indicators is not None
+    assert dataset.indicators.tolist() == [[True, False, False], [True, True, False], [False, False, False]]
+    assert dataset.class_counts == {"Mass": 2, "Effusion": 1, "Edema": 0}
+    one = SOURCES.build(Spec("table", {"path": str(path), "label": ["Mass"]})).load("d", tmp_path)
+    assert one.classes == ("0", "1", "TRUE")  # one column is one class an image, as the cells say
+    bad = manifest(tmp_path, "path,Mass,Edema\nimg/0.png,-1,1\nimg/1.png,,0\nimg/2.png,1,maybe\n")
+    error = failure(Table(bad, label=("Mass", "Edema")), tmp_path)
+    assert re.search(r"m\.csv:3 \(column 'Mass'\): the cell is empty", str(error))
+    bad = manifest(tmp_path, "path,Mass,Edema\nimg/0.png,-1,1\nimg/2.png,1,maybe\n")
+    error = failure(Table(bad, label=("Mass", "Edema")), tmp_path)
+    assert codes(error) == ["SK203", "SK203"]
+    assert re.search(r"m\.csv:2 \(column 'Mass'\): '-1' is neither yes nor no\nfix: write 1 or 0", str(error))
+    assert re.search(r"m\.csv:3 \(column 'Edema'\): 'maybe' is neither yes nor no", str(error))
+    with pytest.raises(DataError, match=r"column 'Oedema' is missing \(did you mean 'Edema'\?\)"):
+        Table(bad, label=("Mass", "Oedema")).load("d", tmp_path)
+
+
+def test_one_label_column_with_a_separator(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,finding\nimg/0.png,Effusion|Mass\nimg/1.png,No Finding\nimg/2.png,Mass \n")
+    dataset = Table(path, label="finding", separator="|").load("d", tmp_path)
+    assert dataset.classes == ("Effusion", "Mass", "No Finding")
+    assert dataset.label_names == ("Effusion + Mass", "No Finding", "Mass")
+    dataset = Table(path, label="finding", separator="|", none_label="No Finding").load("d", tmp_path)
+    assert dataset.classes == ("Effusion", "Mass")
+    assert dataset.indicators is not None
+    assert dataset.indicators.tolist() == [[True, True], [False, False], [False, True]]
+    with pytest.raises(DataError, match=r"column 'finding'\): no cell says 'no finding' \(did you mean 'No Finding'\?\)"):
+        Table(path, label="finding", separator="|", none_label="no finding").load("d", tmp_path)
+
+
+@pytest.mark.parametrize(("cell", "words"), [
+    ("Mass|", "'Mass|' names an empty class"), ("Mass|Mass", "'Mass|Mass' names a class twice"), ("None|Mass", "'None|Mass' says 'None' and names a class"),
+])
+def test_cells_of_several_classes_that_contradict_themselves_are_named(tmp_path: Path, cell: str, words: str) -> None:
+    path = manifest(tmp_path, f"path,label\nimg/0.png,None\nimg/1.png,{cell}\n")
+    with pytest.raises(DataError, match=re.escape(words)) as caught:
+        Table(path, separator="|", none_label="None").load("d", tmp_path)
+    assert caught.value.problems[0].where.endswith("m.csv:3 (column 'label')")
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"label": ("a", "b"), "separator": "|"}, "separator: is for one label column, 2 are named"), ({"label": ("a", "a")}, "label: names a column twice: a, a"),
+    ({"none_label": "x"}, "none_label: needs a separator"), ({"label": "", "separator": "|"}, "is for one label column, 0 are named"),
+])
+def test_label_options_that_contradict_each_other(tmp_path: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Table(manifest(tmp_path, "path,label\nimg/0.png,a\n"), **options).load("d", tmp_path)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def parquet(path: Path, columns: dict[str, list[object]]) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    for i in range(4):
+        image(path.parent / "img" / f"{i}.png", i)
+    pytest.importorskip("pyarrow.parquet").write_table(pa.table(columns), path)
+    return path
+
+
+def test_parquet_gives_the_data_set_of_the_csv_file(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "m.parquet", {
+        "path": ["img/0.png", "img/1.png"], "label": ["NA", "b"], "group": ["001", "01"], "split": ["train", "test"], "age": [3.5, None], "bytes": [b"x", b"y"],
+    })
+    csv = manifest(tmp_path, "path,label,group,split\nimg/0.png,NA,001,train\nimg/1.png,b,01,test\n")
+    one, two = Table(path).load("d", tmp_path), Table(csv).load("d", tmp_path)
+    assert (one.keys, one.classes, one.groups, one.splits) == (two.keys, ("NA", "b"), ("001", "01"), two.splits)
+    assert one.fingerprint == two.fingerprint
+    several = parquet(tmp_path / "s.parquet", {"path": ["img/0.png", "img/1.png"], "Mass": [True, False], "Edema": [1, 0]})
+    dataset = Table(several, label=("Mass", "Edema")).load("d", tmp_path)
+    assert dataset.indicators is not None
+    assert dataset.indicators.tolist() == [[True, True], [False, False]]
+
+
+def test_parquet_problems_name_file_row_and_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parquet(tmp_path / "m.parquet", {"path": ["img/0.png", "img/9.png", None], "label": ["a", None, "b"]})
+    error = failure(Table(path), tmp_path)
+    assert re.search(r"m\.parquet row 1 \(column 'label'\): the cell is empty", str(error))
+    assert re.search(r"m\.parquet row 1 \(column 'path'\): 'img/9\.png' does not exist", str(error))
+    assert re.search(r"m\.parquet row 2 \(column 'path'\): the cell is empty", str(error))
+    embedded = parquet(tmp_path / "hub.parquet", {"image": [{"bytes": b"x", "path": "a"}], "label": [1]})
+    with pytest.raises(DataError, match=r"column 'image' holds struct<.*>, wanted text\nfix: images inside Parquet are read by the source 'huggingface'"):
+        Table(embedded, image="image").load("d", tmp_path)
+    (tmp_path / "cut.parquet").write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"cut\.parquet: is not a readable Parquet file: "):
+        Table(tmp_path / "cut.parquet").load("d", tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ResourceError, match=r"m\.parquet: Parquet files need pyarrow(.|\n)*pip install 'simkit\[parquet\]'"):
         Table(path).load("d", tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_a_damaged_shard_is_named_and_set_aside(tmp_path: Path, kind: str) -> No
     shard.write_bytes({"flip": bytes(content), "truncate": bytes(content[:-5]), "foreign": b"<html>"}[kind])
     with pytest.raises(IntegrityError, match=shard.name) as caught:
         Store(tmp_path).shelf(RECIPE).known()
-    assert "cache verify --repair" in str(caught.value)
+    assert "store verify --repair" in str(caught.value)
     assert [f.path for f in store.verify()] == [shard]
     content_before = shard.read_bytes()
     assert store.quarantine(shard).read_bytes() == content_before

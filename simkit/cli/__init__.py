@@ -21,6 +21,7 @@ from simkit.errors import SHOWN, SimkitError, UsageError, nearest
 __all__ = ["cli", "entry"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("simkit.cli.checking:check", "Look at data sets before any GPU hour: balance, copies, unreadable files, thumbnails."),
     "run": ("simkit.cli.work:run", "Run a whole study: embed, distance, finetune, correlate, report."),
     "embed": ("simkit.cli.work:embed", "Embed data sets: images to rows of features, kept in the store."),
     "distance": ("simkit.cli.work:distance", "Score every source-target pair by one or more methods."),
@@ -30,10 +31,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("simkit.cli.inspection:list_", "List sources, extractors and methods, or show one with its options."),
     "init": ("simkit.cli.inspection:init", "Write a commented study file to start from."),
     "schema": ("simkit.cli.inspection:schema", "Print the JSON Schema of the study file, for editors."),
-    "cache": ("simkit.cli.inspection:cache", "Look at, check and clean the store of finished work."),
+    "store": ("simkit.cli.store:store", "Look at, check and clean the store of finished work."),
     "doctor": ("simkit.cli.inspection:doctor", "Check packages, device and store."),
     "explain": ("simkit.cli.inspection:explain", "Explain an error code such as SK203."),
 }
+
+REPLACED = {"cache": "simkit store list, show, verify or prune"}
+"""Commands of older versions, and what does their work now."""
 
 
 class LazyGroup(click.Group):
@@ -50,6 +54,8 @@ class LazyGroup(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] in REPLACED:
+            raise UsageError("SK101", "command line", f"'{args[0]}' is not a command any more", f"use {REPLACED[args[0]]}")
         if args and args[0] not in COMMANDS:
             fix = f"commands: {', '.join(COMMANDS)}"
             raise UsageError("SK101", "command line", f"unknown command '{args[0]}'{nearest(args[0], COMMANDS)}", fix)

@@ -1,4 +1,4 @@
-"""list, init, schema, cache, doctor, explain."""
+"""list, init, schema, doctor, explain."""
 
 from __future__ import annotations
 
@@ -141,64 +141,6 @@ def init(path: str) -> int:
         raise UsageError("SK107", path, "exists already", "give another name, or remove it")
     write_text(path, TEMPLATE.format(name=Path(path).name))
     click.echo(path)
-    return 0
-
-
-@click.group()
-def cache() -> None:
-    """Look at, check and clean the store of finished work."""
-
-
-@cache.command("ls")
-@click.option("--store", type=click.Path(), default=None, help="Root of the store.")
-@output_options
-def cache_ls(store: str | None, json_target: str | None, quiet: bool, no_color: bool) -> int:
-    """What is in the store, by kind, with sizes."""
-    from simkit.store import Store
-
-    place = Store(store)
-    rows = place.contents()
-    lines = [f"{row['kind']:<12} {row['files']:>7,} files {row['bytes'] / 1e6:>10,.1f} MB  {row['what']}" for row in rows]
-    Output(json_target, quiet).result("\n".join([f"store {place.root}", *(lines or ["empty"])]), rows, [str(row["kind"]) for row in rows])
-    return 0
-
-
-@cache.command("verify")
-@click.option("--store", type=click.Path(), default=None, help="Root of the store.")
-@click.option("--repair", is_flag=True, help="Move damaged files to quarantine/, so that their content is made again.")
-@output_options
-def cache_verify(store: str | None, repair: bool, json_target: str | None, quiet: bool, no_color: bool) -> int:
-    """Read every file of the store and check its digest; exit status 6 when one is damaged (0 after --repair)."""
-    from simkit.store import Store
-
-    place = Store(store)
-    findings = place.verify()
-    moved = {f.path: place.quarantine(f.path) for f in findings} if repair else {}
-    lines = [f"{f.path}: {f.problem}" + (f" -> {moved[f.path]}" if repair else "") for f in findings]
-    value = [{"path": str(f.path), "problem": f.problem, "moved_to": str(moved[f.path]) if repair else None} for f in findings]
-    Output(json_target, quiet).result("\n".join(lines) or f"store {place.root}: every file is whole", value, [str(f.path) for f in findings])
-    return 6 if findings and not repair else 0
-
-
-@cache.command("prune")
-@click.option("--store", type=click.Path(), default=None, help="Root of the store.")
-@click.option("--kind", required=True, help="What to delete, as `simkit cache ls` names it (embeddings, score, ...), or all.")
-@click.confirmation_option(prompt="Delete this finished work?")
-def cache_prune(store: str | None, kind: str) -> int:
-    """Delete finished work of one kind; it will be made again when it is needed."""
-    import shutil
-
-    from simkit.files import resource_errors
-    from simkit.store import Store
-
-    place = Store(store)
-    kinds = sorted({row["kind"] for row in place.contents()})
-    if kind != "all" and kind not in kinds:
-        raise UsageError("SK101", "--kind", f"the store holds no '{kind}'{nearest(kind, kinds)}", f"kinds: {', '.join(kinds) or 'none'}")
-    for one in kinds if kind == "all" else [kind]:
-        with resource_errors(place.root / one, "delete"):
-            shutil.rmtree(place.root / one)
-        click.echo(f"deleted {place.root / one}")
     return 0
 
 

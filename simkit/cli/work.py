@@ -27,8 +27,8 @@ cluster_option = click.option(
 @device_options
 @output_options
 def run(
-    study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, cluster: str | None, device: str | None, batch_size: int,
-    workers: int | None, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+    study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, cluster: str | None, device: str | None,
+    batch_size: int | None, workers: int | None, backend: str, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Run the study in the TOML file STUDY: embed, distance, finetune, correlate, report.
 
@@ -50,8 +50,8 @@ def run(
         planned = plan(made, strict=strict)
         output.result(planned.text(), planned.as_dict(), [f"{s.stage} {s.item}" for s in planned.steps if s.todo])
         return 0
-    results = run_study(made, out=out, store=store, overwrite=overwrite, strict=strict, batch_size=batch_size, workers=workers, jobs=jobs, cluster=cluster,
-                        progress=output)
+    results = run_study(made, out=out, store=store, overwrite=overwrite, strict=strict, batch_size=batch_size, workers=workers, backend=backend, jobs=jobs,
+                        cluster=cluster, progress=output)
     from simkit.report import summary_text
 
     text = "\n".join([summary_text(results.content, width()), "", results.done_line, f"report: {results.page}"])
@@ -69,41 +69,66 @@ def run(
 @click.option("--extractor", default="torchvision", show_default=True, help="Name of the extractor (`simkit list`), or module:Class.")
 @click.option("--set", "pairs", multiple=True, metavar="K=V", help="Option of the extractor, such as network=resnet18.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--projection", default=None, metavar="pca:K|random:K", help="Reduce the features in --out to K dimensions (PCA: fitted on all of DATA).")
+@click.option("--out", type=click.Path(), default=None, help="Also write NAME.npz per data set into this folder: features, labels, classes, keys, groups.")
 @data_options
 @device_options
 @output_options
 def embed(
-    data: tuple[str, ...], extractor: str, pairs: tuple[str, ...], device: str, study: str | None, data_settings: tuple[str, ...], batch_size: int,
-    workers: int | None, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+    data: tuple[str, ...], extractor: str, pairs: tuple[str, ...], device: str, projection: str | None, out: str | None, study: str | None,
+    data_settings: tuple[str, ...], batch_size: int | None, workers: int | None, backend: str, store: str | None, strict: bool, json_target: str | None,
+    quiet: bool, no_color: bool,
 ) -> int:
-    """Embed each of DATA: a folder with one folder per class, a CSV manifest, an .npz in MedMNIST's layout, samples:NAME, or a study's name.
+    """Embed each of DATA: a folder with one folder per class, a table, a zip, an .npz, tar shards, DICOM or NIfTI folders, samples:NAME, or a
+    study's name (`simkit list` shows all sources).
 
-    Rows are stored by the recipe of the extractor and the content of the images: what is there is not embedded again.
+    Rows are stored by the recipe of the extractor and the content of the images: what is there is not embedded again, and a run that was
+    stopped goes on where it was. Images that cannot be read are named, skipped and counted (exit status 4).
     """
+    from simkit.extractors.projection import projection_of
+    from simkit.files import check_writable
     from simkit.pipeline.commands import embedded, extractor_of, load
+    from simkit.pipeline.stages import Effort
     from simkit.study import read_study
 
     output = Output(json_target, quiet)
+    reduced = projection_of(projection, "--projection")
+    if reduced is not None and out is None:
+        raise UsageError("SK104", "--projection", "reduces the features that --out writes, and there is no --out", "add --out FOLDER")
+    if out is not None:
+        check_writable(Path(out) / "embedding.npz")
     made = extractor_of({extractor: settings(pairs, "--set")})
     read = read_study(study) if study else None
     options = settings(data_settings, "--data-set")
     datasets = [load(one, study=read, **options) for one in data]
     _unique([d.name for d in datasets])
+    done = embedded(datasets, made, device=device, effort=Effort(batch_size, workers, backend), store=store, strict=strict, progress=output, projection=reduced)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
-    for dataset in datasets:
-        done = embedded(dataset, made, device=device, batch_size=batch_size, workers=workers, store=store, strict=strict, progress=output)
-        output.say(done.line)
-        skipped += [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in done.dataset.skipped]
+    for one in done:
+        skipped += [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in one.dataset.skipped]
+        for remark, count in one.remarks.items():
+            output.say(f"{one.dataset.name}: {remark}: {count:,} image{'' if count == 1 else 's'}")
         rows.append({
-            "name": dataset.name, "images": len(done.embedding), "features": done.embedding.dimension, "embedded": done.computed, "stored": done.stored,
-            "skipped": len(done.dataset.skipped), "seconds": round(done.seconds, 2), "extractor": done.embedding.extractor,
-            "fingerprint": done.dataset.fingerprint,
+            "name": one.dataset.name, "images": len(one.embedding), "features": one.embedding.dimension, "embedded": one.computed, "stored": one.stored,
+            "skipped": len(one.dataset.skipped), "seconds": round(one.seconds, 2), "extractor": one.embedding.extractor,
+            "fingerprint": one.dataset.fingerprint, "remarks": dict(one.remarks),
+            "skipped_images": [{"key": s.key, "reason": s.reason} for s in one.dataset.skipped],
         })
+        if out is not None:
+            path = one.embedding.to_npz(Path(out) / f"{_file_name(one.dataset.name)}.npz", skipped=len(one.dataset.skipped))
+            output.say(f"wrote {path}")
     lines = [f"{r['name']}  {r['images']} images  {r['features']} features  extractor {r['extractor'][:12]}"
              + (f"  ({r['skipped']} skipped)" if r["skipped"] else "") for r in rows]
     output.result("\n".join(lines), rows, [str(r["name"]) for r in rows])
     return output.finish(skipped)
+
+
+def _file_name(name: str) -> str:
+    """A data set's name as a file name."""
+    import re
+
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _unique(names: list[str]) -> None:
@@ -118,6 +143,7 @@ def _unique(names: list[str]) -> None:
 @click.option("--set", "pairs", multiple=True, metavar="[METHOD.]K=V", help="Option of a method, such as otdd.label_cost=exact.")
 @click.option("--extractor", default="torchvision", show_default=True, help="Name of the extractor (`simkit list`), or module:Class.")
 @click.option("--extractor-set", "extractor_pairs", multiple=True, metavar="K=V", help="Option of the extractor, such as network=resnet18.")
+@click.option("--projection", default=None, metavar="pca:K|random:K", help="Reduce the features to K dimensions (PCA: fitted on all data sets).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--repeats", type=click.IntRange(0), default=10, show_default=True, help="Half-samples for intervals and floors; 0: none.")
@@ -132,8 +158,9 @@ def _unique(names: list[str]) -> None:
 @output_options
 def distance(
     sources: tuple[str, ...], targets: tuple[str, ...], methods: tuple[str, ...], pairs: tuple[str, ...], extractor: str,
-    extractor_pairs: tuple[str, ...], device: str, seed: int, repeats: int, size_match: str, draws: int, ceiling: str, out: str | None, study: str | None,
-    batch_size: int, workers: int | None, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+    extractor_pairs: tuple[str, ...], projection: str | None, device: str, seed: int, repeats: int, size_match: str, draws: int, ceiling: str,
+    out: str | None, study: str | None, batch_size: int | None, workers: int | None, backend: str, store: str | None, strict: bool,
+    json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Score every SOURCE against every target: paths, samples:NAME or names of --study.
 
@@ -141,16 +168,19 @@ def distance(
     pictures of noise) and, where the measure has a test, a permutation p-value; with --json, also with the evidence behind it (parts, bounds, errors).
     """
     from simkit.estimators.comparison import Sampling
+    from simkit.extractors.projection import projection_of
     from simkit.pipeline.commands import scored, study_of
     from simkit.pipeline.running import method_info
+    from simkit.pipeline.stages import Effort
     from simkit.report import scores_text
 
     output = Output(json_target, quiet)
     specs = _with_settings(methods, pairs)
     chosen = {extractor: settings(extractor_pairs, "--extractor-set")}
     sampling = Sampling(seed, repeats, _size_match(size_match), draws)
-    made = study_of(sources, list(targets), specs, extractor=chosen, study=study, sampling=sampling, ceiling=ceiling, device=device, store=store)
-    table, unavailable, kept, details = scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=output)
+    made = study_of(sources, list(targets), specs, extractor=chosen, study=study, sampling=sampling, ceiling=ceiling, device=device, store=store,
+                    projection=projection_of(projection, "--projection"))
+    table, unavailable, kept, details = scored(made, effort=Effort(batch_size, workers, backend), strict=strict, progress=output)
     if out:
         table.to_csv(out)
         output.say(f"wrote {len(table)} scores to {out}")

@@ -68,6 +68,9 @@ class Known(Protocol):
     @property
     def class_counts(self) -> dict[str, int]: ...
 
+    @property
+    def multilabel(self) -> bool: ...
+
 
 class Estimator:
     """Base of every measure. Subclass :class:`FeatureEstimator` or :class:`CardEstimator` with ``@dataclass(frozen=True)``.
@@ -117,6 +120,8 @@ class Estimator:
         present = [name for name, count in known.class_counts.items() if count > 0]
         if "labels" in needs and not known.class_counts:
             return f"{self.name} needs labels, {known.name} has none"
+        if "labels" in needs and self.view == "embedding" and known.multilabel:
+            return f"{self.name} needs one label an image, {known.name} is multi-label"
         if "labels" in needs and len(present) < 1:
             return f"{self.name} needs at least one class with images in {known.name}"
         return ""

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from simkit.dataset import Dataset
-from simkit.errors import DataError, IntegrityError, Problem, UsageError
+from simkit.errors import IntegrityError, Problem, ResourceError, UsageError
+from simkit.extractors.decoding import Preparation, Prepared, prepared_images
 from simkit.recipe import recipe_of
 
-__all__ = ["Batch", "Extractor", "Session", "extract"]
+__all__ = ["AUTOMATIC", "Batch", "Extractor", "NetworkSessionLike", "OutOfMemory", "Session", "extract"]
+
+AUTOMATIC = 0
+"""The batch size that is found by trying."""
+
+SMALLEST, LARGEST = 8, 1024
+"""Between these an automatic batch size lies."""
+
+PLAIN = 64
+"""Images a batch where the extractor is no network: it hardly matters."""
+
+WORTHWHILE = 1.05
+"""A larger batch must be faster by this factor to be taken."""
+
+logger = logging.getLogger(__name__)
 
 
 class Session(Protocol):
@@ -27,6 +43,37 @@ class Session(Protocol):
     def features(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         """Features of a batch of prepared images: float32 (n, d)."""
         ...
+
+
+@runtime_checkable
+class NetworkSessionLike(Session, Protocol):
+    """A session whose images are prepared in other processes, and which computes one batch while the next is copied.
+
+    Attributes:
+        preparation: what is done to each image; picklable, without torch.
+        shape: of what the preparation makes (uint8).
+        preferred: batch size of an engine that was built for one; AUTOMATIC otherwise.
+    """
+
+    preferred: int
+
+    @property
+    def preparation(self) -> Preparation: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def launch(self, batch: np.ndarray) -> Any:
+        """Starts the computation of a batch, uint8 (n, *shape); raises OutOfMemory when it does not fit."""
+        ...
+
+    def collect(self, pending: Any) -> np.ndarray:
+        """Waits for what ``launch`` started: float32 (n, d)."""
+        ...
+
+
+class OutOfMemory(Exception):
+    """The device has no memory for a batch of this size."""
 
 
 class Extractor:
@@ -58,55 +105,170 @@ class Extractor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Features of some images of a data set, and the images among them that could not be read."""
+    """Features of some images of a data set, the images among them that could not be read, and what was done to the others."""
 
     indices: np.ndarray
     features: np.ndarray
     unreadable: tuple[tuple[int, Problem], ...]
-
-
-def _prepared(session: Session, dataset: Dataset, index: int) -> np.ndarray | Problem:
-    try:
-        return session.prepare(dataset.read(index))
-    except DataError as error:
-        return error.problems[0]
+    remarks: Counter[str] = field(default_factory=Counter)
 
 
 def extract(
     session: Session, dataset: Dataset, indices: Sequence[int], *, batch_size: int, workers: int, name: str = "extractor",
 ) -> Iterator[Batch]:
-    """Features batch by batch; images are decoded ahead in ``workers`` threads.
+    """Features batch by batch; images are decoded ahead in ``workers`` processes.
+
+    Args:
+        session: the extractor at work.
+        dataset: whose images are embedded.
+        indices: positions in the data set.
+        batch_size: images at a time; AUTOMATIC (0) tries sizes while they get faster. Where a batch does not fit into the device's
+            memory it is halved, and that is said.
+        workers: decoding processes.
+        name: of the extractor, for messages.
 
     Raises:
         IntegrityError: when the extractor returns NaN or infinite features (naming the images): they are never stored.
-        UsageError: for a batch size or number of workers below 1.
+        ResourceError: one image does not fit into the device's memory.
+        UsageError: for a negative batch size, or less than one worker.
     """
-    if batch_size < 1 or workers < 1:
-        raise UsageError("SK102", name, f"batch size {batch_size}, workers {workers}: both must be at least 1", "give positive numbers")
-    chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    with ThreadPoolExecutor(workers, thread_name_prefix="simkit-decode") as pool:
-        waiting: deque[tuple[Sequence[int], list[Future[np.ndarray | Problem]]]] = deque()
-        following = iter(chunks)
-
-        def ahead() -> None:
-            chunk = next(following, None)
-            if chunk is not None:
-                waiting.append((chunk, [pool.submit(_prepared, session, dataset, int(i)) for i in chunk]))
-
-        for _ in range(3):
-            ahead()
-        while waiting:
-            chunk, futures = waiting.popleft()
-            prepared = [future.result() for future in futures]
-            ahead()
-            yield _batch(session, dataset, chunk, prepared, name)
+    if batch_size < 0 or workers < 1:
+        raise UsageError("SK102", name, f"batch size {batch_size}, workers {workers}: out of range", "give a batch size (or auto), and 1 worker at least")
+    preparation = session.preparation if isinstance(session, NetworkSessionLike) else getattr(session, "preparation", session.prepare)
+    shape = session.shape if isinstance(session, NetworkSessionLike) else None
+    images = prepared_images(dataset, indices, preparation, workers=workers, shape=shape)
+    if isinstance(session, NetworkSessionLike):
+        batches = _network_batches(session, images, _Size(batch_size or session.preferred, name, len(indices)))
+    else:
+        batches = _plain_batches(session, images, batch_size or PLAIN)
+    for taken, features in batches:
+        yield _batch(dataset, taken, features, name)
 
 
-def _batch(session: Session, dataset: Dataset, chunk: Sequence[int], prepared: list[np.ndarray | Problem], name: str) -> Batch:
-    unreadable = tuple((int(i), p) for i, p in zip(chunk, prepared, strict=True) if isinstance(p, Problem))
-    good = [int(i) for i, p in zip(chunk, prepared, strict=True) if not isinstance(p, Problem)]
-    images = [p for p in prepared if not isinstance(p, Problem)]
-    features = np.asarray(session.features(images), dtype=np.float32) if images else np.empty((0, 0), dtype=np.float32)
+@dataclass
+class _Taken:
+    """Images that were taken from the stream, in order; pixels of the readable ones are in ``pixels``."""
+
+    items: list[Prepared]
+    pixels: np.ndarray | list[np.ndarray]
+
+
+class _Size:
+    """How many images the next batch has."""
+
+    def __init__(self, asked: int, name: str, total: int):
+        self.name, self.automatic = name, asked == AUTOMATIC
+        self.now = min(asked or SMALLEST, max(total, 1))
+        self.best, self.rate, self.tried = self.now, 0.0, 0
+        self.ceiling = LARGEST
+
+    def measured(self, count: int, seconds: float) -> None:
+        """A batch of ``count`` images took so long: go on trying, or stay with the best. The first batch of a size warms up and does not count."""
+        if not self.automatic or count < self.now:
+            return
+        self.tried += 1
+        if self.tried < 2:
+            return
+        rate = count / max(seconds, 1e-9)
+        if rate > WORTHWHILE * self.rate and 2 * self.now <= self.ceiling:
+            self.best, self.rate, self.tried = self.now, rate, 0
+            self.now *= 2
+            return
+        self.now = self.best if rate <= WORTHWHILE * self.rate else self.now
+        self.automatic = False
+        logger.info("%s: batches of %d images (found by trying)", self.name, self.now)
+
+    def halve(self, count: int, error: Exception) -> None:
+        """After a batch that did not fit.
+
+        Raises:
+            ResourceError: it was one image.
+        """
+        if count <= 1:
+            fix = "give --device cpu, or a smaller image_size"
+            raise ResourceError("SK301", self.name, f"the device has no memory for one image ({error})", fix) from error
+        self.now = self.best = max(1, min(self.now, count) // 2)
+        self.ceiling, self.automatic = self.now, False
+        logger.info("%s: out of memory with a batch of %d images; batches of %d from here on", self.name, count, self.now)
+
+
+def _taken(images: Iterator[Prepared], count: int, buffer: Callable[[int], np.ndarray] | None) -> _Taken:
+    """The next ``count`` readable images (fewer at the end), copied into a buffer where there is one; unreadable ones on the way are among the items."""
+    items: list[Prepared] = []
+    filled = 0
+    pixels: Any = buffer(count) if buffer else []
+    for item in images:
+        if isinstance(item.pixels, Problem):
+            items.append(item)
+            continue
+        if buffer:
+            pixels[filled] = item.pixels
+        else:
+            pixels.append(np.array(item.pixels))
+        items.append(Prepared(item.index, pixels[filled], item.remarks))
+        filled += 1
+        if filled == count:
+            break
+    return _Taken(items, pixels[:filled])
+
+
+def _plain_batches(session: Session, images: Iterator[Prepared], size: int) -> Iterator[tuple[_Taken, np.ndarray]]:
+    """One batch after the other."""
+    while (taken := _taken(images, size, None)).items:
+        yield taken, np.asarray(session.features(list(taken.pixels)), dtype=np.float32) if len(taken.pixels) else np.empty((0, 0), dtype=np.float32)
+
+
+def _network_batches(session: NetworkSessionLike, images: Iterator[Prepared], size: _Size) -> Iterator[tuple[_Taken, np.ndarray]]:
+    """Two batches under way: while the device computes one, the next is filled. Sizes are tried one batch at a time."""
+    pending: tuple[_Taken, Any] | None = None
+    while True:
+        taken = _taken(images, size.now, lambda count: np.empty((count, *session.shape), dtype=np.uint8))
+        if not taken.items:
+            break
+        if size.automatic:
+            started = time.perf_counter()
+            features = _features(session, taken, size)
+            size.measured(len(taken.pixels), time.perf_counter() - started)
+            yield taken, features
+            continue
+        try:
+            launched = session.launch(np.asarray(taken.pixels)) if len(taken.pixels) else None
+        except OutOfMemory as error:
+            if pending is not None:
+                yield pending[0], _collected(session, pending[1])
+                pending = None
+            size.halve(len(taken.pixels), error)
+            yield taken, _features(session, taken, size)
+            continue
+        if pending is not None:
+            yield pending[0], _collected(session, pending[1])
+        pending = taken, launched
+    if pending is not None:
+        yield pending[0], _collected(session, pending[1])
+
+
+def _collected(session: NetworkSessionLike, launched: Any) -> np.ndarray:
+    return np.empty((0, 0), dtype=np.float32) if launched is None else session.collect(launched)
+
+
+def _features(session: NetworkSessionLike, taken: _Taken, size: _Size) -> np.ndarray:
+    """Features of what was taken, in parts that fit into the device's memory."""
+    rows: list[np.ndarray] = []
+    done, pixels = 0, np.asarray(taken.pixels)
+    while done < len(pixels):
+        part = pixels[done : done + size.now]
+        try:
+            rows.append(session.collect(session.launch(part)))
+        except OutOfMemory as error:
+            size.halve(len(part), error)
+            continue
+        done += len(part)
+    return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32)
+
+
+def _batch(dataset: Dataset, taken: _Taken, features: np.ndarray, name: str) -> Batch:
+    unreadable = tuple((item.index, item.pixels) for item in taken.items if isinstance(item.pixels, Problem))
+    good = [item.index for item in taken.items if not isinstance(item.pixels, Problem)]
     if len(features) != len(good):
         raise UsageError("SK102", name, f"returned {len(features)} rows for {len(good)} images", "an extractor returns one row an image")
     bad = ~np.isfinite(features).all(axis=1) if len(features) else np.zeros(0, dtype=bool)
@@ -114,4 +276,5 @@ def _batch(session: Session, dataset: Dataset, chunk: Sequence[int], prepared: l
         names = ", ".join(dataset.keys[good[i]] for i in np.flatnonzero(bad)[:5])
         message = f"{int(bad.sum())} rows of features are NaN or infinite ({dataset.name}: {names})"
         raise IntegrityError("SK210", name, message, "check the weights; such rows are never stored")
-    return Batch(np.array(good, dtype=np.int64), features, unreadable)
+    remarks = Counter(remark for item in taken.items for remark in item.remarks)
+    return Batch(np.array(good, dtype=np.int64), features, unreadable, remarks)

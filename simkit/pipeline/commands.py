@@ -13,13 +13,14 @@ from simkit.errors import DataError, Problems, UsageError, nearest
 from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.execution import Where
 from simkit.extractors.base import Extractor
+from simkit.extractors.projection import Projection, projection_of
 from simkit.pipeline.planning import plan, plan_transfer
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.running import score_study, score_table
-from simkit.pipeline.stages import Embedded, Sessions, cores, embed_dataset, read_card, strictly
+from simkit.pipeline.stages import Effort, Embedded, Sessions, embed_dataset, projected, read_card, space_of, strictly
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, build_options
 from simkit.report.content import Unavailable
-from simkit.sources import PREFIXES, detect
+from simkit.sources import detect, name_for
 from simkit.store import Store
 from simkit.study import DatasetSpec, Study, all_methods, load_datasets, read_study
 from simkit.tables import ScoreTable
@@ -67,8 +68,7 @@ def resolve(
         raise DataError("SK201", text, message, f"data sets of {study.name}: {names}") from error
     merged = {**spec.options, **(options or {})}
     source = SOURCES.get(spec.name)(**build_options(SOURCES.get(spec.name), merged, spec.name))
-    label = name or Path(text.partition(":")[2] if spec.name in PREFIXES else text).absolute().name
-    stem = Path(label).stem if Path(text).is_file() else label
+    stem = name or name_for(text)
     return DatasetSpec(stem, source), Path.cwd()
 
 
@@ -92,8 +92,9 @@ def extractor_of(extractor: str | Mapping[str, Any] | Extractor) -> Extractor:
 
 
 def embed(
-    data: DataLike, *, extractor: str | Mapping[str, Any] | Extractor = "torchvision", device: str = "auto", batch_size: int = 64,
-    workers: int | None = None, store: Store | str | os.PathLike[str] | None = None, strict: bool = False, progress: Progress | None = None, **options: Any,
+    data: DataLike, *, extractor: str | Mapping[str, Any] | Extractor = "torchvision", device: str = "auto", batch_size: int | None = None,
+    workers: int | None = None, backend: str = "auto", store: Store | str | os.PathLike[str] | None = None, strict: bool = False,
+    progress: Progress | None = None, **options: Any,
 ) -> Any:
     """The embedding of a data set; images that are in the store already are not embedded again.
 
@@ -101,8 +102,9 @@ def embed(
         data: as for :func:`load`.
         extractor: name, ``{name: {option: value}}`` or an Extractor (`simkit list`).
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"; a device that is not there is an error, never a fallback.
-        batch_size: images per batch; does not change the result's recipe.
-        workers: decoding threads; default: the CPU cores.
+        batch_size: images per batch; default: found by trying, and halved where the device's memory is full. Not part of the recipe.
+        workers: decoding processes; default: one a core.
+        backend: what computes a network on the CPU: "auto", "torch", "compile", "openvino" or "onnxruntime"; an engine must agree with torch.
         store: the store or its root.
         strict: refuse images that cannot be read, instead of leaving them out (``Embedding.keys`` names those that are in).
         progress: told what happens.
@@ -111,30 +113,37 @@ def embed(
     Returns:
         Embedding: features float32 (n, d) with labels, groups and keys; ``.frame`` is a pandas DataFrame.
     """
-    return embedded(load(data, **options), extractor_of(extractor), device=device, batch_size=batch_size, workers=workers, store=store, strict=strict,
-                    progress=progress).embedding
+    return embedded([load(data, **options)], extractor_of(extractor), device=device, effort=Effort(batch_size, workers, backend), store=store,
+                    strict=strict, progress=progress)[0].embedding
 
 
 def embedded(
-    dataset: Dataset, extractor: Extractor, *, device: str, batch_size: int, workers: int | None, store: Store | str | os.PathLike[str] | None,
-    strict: bool, progress: Progress | None,
-) -> Embedded:
-    """:func:`embed` with what it took: images computed, found, skipped, seconds."""
+    datasets: Sequence[Dataset], extractor: Extractor, *, device: str, effort: Effort, store: Store | str | os.PathLike[str] | None,
+    strict: bool, progress: Progress | None, projection: Projection | None = None,
+) -> list[Embedded]:
+    """:func:`embed` for several data sets, with what it took: images computed, found, skipped, seconds. A projection is fitted on all of them."""
     from simkit.device import resolve_device
 
     place = store if isinstance(store, Store) else Store(store)
     chosen = str(resolve_device(device))
+    progress = progress or Progress()
     if strict:
-        strictly(read_card(dataset, place, progress or Progress(), strict=True)[1])
-    place.prepare(need=len(dataset) * 8192)
-    return embed_dataset(dataset, Sessions(extractor, chosen), place, progress or Progress(), batch_size=batch_size, workers=workers or cores())
+        for dataset in datasets:
+            strictly(read_card(dataset, place, progress, strict=True)[1])
+    sessions = Sessions(extractor, chosen, effort)
+    done = []
+    for dataset in datasets:
+        done.append(embed_dataset(dataset, sessions, place, progress))
+        progress.say(done[-1].line)
+    return projected(done, projection, [dataset.name for dataset in datasets], progress)
 
 
 def distance(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str = ("otdd",), *,
     extractor: str | Mapping[str, Any] | Extractor = "torchvision", study: Study | str | os.PathLike[str] | None = None, seed: int = 0, repeats: int = 10,
-    size_match: SizeMatch = "auto", draws: int = 5, ceiling: str = "noise", device: str = "auto", batch_size: int = 64, workers: int | None = None,
-    store: str | os.PathLike[str] | None = None, strict: bool = False, progress: Progress | None = None,
+    size_match: SizeMatch = "auto", draws: int = 5, ceiling: str = "noise", projection: str | None = None, device: str = "auto",
+    batch_size: int | None = None, workers: int | None = None, backend: str = "auto", store: str | os.PathLike[str] | None = None, strict: bool = False,
+    progress: Progress | None = None,
 ) -> ScoreTable:
     """Scores of every source-target pair by every method.
 
@@ -150,31 +159,32 @@ def distance(
             target and its sources; "off": all images.
         draws: random samples of that size, over which a score is averaged.
         ceiling: unrelated data set that is scored against each target as well: "noise", "none", or one of the data sets.
-        device, batch_size, workers, store, strict, progress: as for :func:`embed`.
+        projection: "pca:64" or "random:64": features are reduced to so many dimensions; PCA is fitted on all data sets that are named here.
+        device, batch_size, workers, backend, store, strict, progress: as for :func:`embed`.
 
     Returns:
         ScoreTable: one row per (source, target, method); ``.frame`` is a pandas DataFrame.
     """
     made = study_of(sources, targets, methods, extractor=extractor, study=study, sampling=Sampling(seed, repeats, size_match, draws), ceiling=ceiling,
-                    device=device, store=store)
-    return scored(made, batch_size=batch_size, workers=workers, strict=strict, progress=progress)[0]
+                    device=device, store=store, projection=projection_of(projection, "projection"))
+    return scored(made, effort=Effort(batch_size, workers, backend), strict=strict, progress=progress)[0]
 
 
 def scored(
-    study: Study, *, batch_size: int, workers: int | None, strict: bool, progress: Progress | None,
+    study: Study, *, effort: Effort, strict: bool, progress: Progress | None,
 ) -> tuple[ScoreTable, tuple[Unavailable, ...], dict[str, Dataset], tuple[Mapping[str, Any], ...]]:
     """The score table of a study, what could not be computed, the data sets without unreadable images, and the evidence behind each score."""
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
-    _, kept, _, scores, refused = score_study(made, progress or Progress(), strict=strict, batch_size=batch_size, workers=workers)
-    extractor = made.store.shelf(study.extractor.recipe()).digest
+    _, kept, _, scores, refused = score_study(made, progress or Progress(), strict=strict, effort=effort)
+    extractor = space_of(study, made.store, kept)
     return score_table(scores, kept, extractor[:12]), (*made.impossible, *refused), kept, tuple(s.score.detail for s in scores)
 
 
 def study_of(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str, *,
     extractor: str | Mapping[str, Any] | Extractor, study: Study | str | os.PathLike[str] | None, sampling: Sampling, ceiling: str, device: str,
-    store: str | os.PathLike[str] | None,
+    store: str | os.PathLike[str] | None, projection: Projection | None = None,
 ) -> Study:
     """A study made of paths or names instead of a file. Two data sets of one name are refused."""
     many: list[DataLike] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
@@ -206,6 +216,7 @@ def study_of(
         extractor=extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor, "extractor"),  # the plan checks it where it is needed
         methods=tuple(built), all_methods="all" in listed, seed=sampling.seed, repeats=sampling.repeats,
         size_match=sampling.size_match, draws=sampling.draws, ceiling=ceiling, device=device, store=None if store is None else Path(store),
+        projection=projection,
     )
 
 

@@ -12,7 +12,7 @@ from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, Sim
 from simkit.estimators.comparison import Sampling
 from simkit.extractors.base import extract
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
-from simkit.pipeline.stages import missing_images, stored_card, strictly
+from simkit.pipeline.stages import space_of, stored_card, strictly
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
@@ -246,14 +246,13 @@ def _embedding_steps(
 ) -> tuple[list[Step], dict[str, Dataset]]:
     steps, kept = [], {}
     needed = any(m.view == "embedding" for m in study.methods)
-    shelf = store.shelf(study.extractor.recipe())
-    known = shelf.known() if needed else set()
+    shelf = store.shelf(study.extractor.recipe()) if needed else None
     todo: dict[str, list[int]] = {}
     for name, dataset in datasets.items():
         found = stored_card(dataset, store)
         kept[name] = found[1] if found else dataset
         steps.append(Step("check", name, len(dataset), len(dataset) if found else 0, "images", 0.0 if found else len(dataset) * 0.002))
-        todo[name] = missing_images(kept[name], known) if needed else []
+        todo[name] = shelf.missing(kept[name].digests) if shelf else []
     if not needed:
         return steps, kept
     rate = _probe(study, kept, todo, device) if probe else None
@@ -299,7 +298,7 @@ def _score_steps(
 ) -> list[Step]:
     steps = []
     cannot = {(u.method, u.source, u.target) for u in impossible}
-    extractor = store.shelf(study.extractor.recipe()).digest
+    extractor = space_of(study, store, datasets)
     counts = {name: len(dataset) for name, dataset in datasets.items()}
     unrelated = study.unrelated
     ceiling = digest(["embedding", datasets[unrelated.name].fingerprint, extractor]) if unrelated else ""

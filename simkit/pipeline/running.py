@@ -23,8 +23,8 @@ from simkit.files import resource_errors, write_json, write_text
 from simkit.pipeline.planning import Plan, plan, plan_transfer
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import PairScore, score_all, view_digest_of
-from simkit.pipeline.stages import Embedded, Sessions, cores, embed_dataset, read_card
-from simkit.recipe import describe, digest
+from simkit.pipeline.stages import Effort, Embedded, Sessions, embed_dataset, projected, read_card, space_of
+from simkit.recipe import describe, digest, recipe_of
 from simkit.report.content import Content, MethodInfo, Unavailable
 from simkit.study import Study, aliases, read_study, toml_text
 from simkit.tables import ScoreTable, TransferTable, csv_text
@@ -103,8 +103,8 @@ class Results:
 
 def run(
     study: str | os.PathLike[str] | Study, *, out: str | os.PathLike[str] | None = None, store: str | os.PathLike[str] | None = None,
-    overwrite: bool = False, strict: bool = False, batch_size: int = 64, workers: int | None = None, jobs: int = 1, cluster: str | None = None,
-    progress: Progress | None = None,
+    overwrite: bool = False, strict: bool = False, batch_size: int | None = None, workers: int | None = None, backend: str = "auto", jobs: int = 1,
+    cluster: str | None = None, progress: Progress | None = None,
 ) -> Results:
     """Runs a whole study and writes its tables, figures and page. Finished work is found in the store; an interrupted run goes on.
 
@@ -114,8 +114,8 @@ def run(
         store: root of the store instead of the study's.
         overwrite: allow an output folder that another configuration made.
         strict: refuse images that cannot be read instead of skipping and counting them.
-        batch_size: images per batch while embedding (does not change the recipe).
-        workers: decoding threads; default: the CPU cores.
+        batch_size: images per batch while embedding; default: found by trying. workers: decoding processes; default: one a core. backend: what
+            computes a network on the CPU ("auto", "torch", "compile", "openvino", "onnxruntime"). None of them changes a recipe.
         jobs: fine-tuning runs at a time, each in its own process.
         cluster: "ray", "ray:auto" or "ray:HOST:PORT": fine-tuning runs go to a Ray cluster, whose machines must all see the store (see
             :func:`~simkit.transfer.run_units`); the rest of the study runs here.
@@ -132,7 +132,7 @@ def run(
     _check_out(study, overwrite=overwrite)
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
-    cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, batch_size=batch_size, workers=workers)
+    cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, effort=Effort(batch_size, workers, backend))
     transfer = _finetune(made, kept, progress, jobs=jobs, cluster=cluster)
     progress.say("correlating scores with transfer, writing tables and page")
     content = _content(made, cards, kept, scores, (*made.impossible, *refused), transfer, progress)
@@ -144,7 +144,7 @@ def run(
 
 
 def score_study(
-    made: Plan, progress: Progress, *, strict: bool, batch_size: int, workers: int | None,
+    made: Plan, progress: Progress, *, strict: bool, effort: Effort,
 ) -> tuple[dict[str, DatasetCard], dict[str, Dataset], list[Embedded], list[PairScore], list[Unavailable]]:
     """Cards, embeddings and scores of a plan; the data sets come back without their unreadable images."""
     study, store = made.study, made.store
@@ -156,12 +156,13 @@ def score_study(
     if any(m.view == "embedding" for m in made.methods):
         from simkit.device import resolve_device
 
-        sessions = Sessions(study.extractor, str(resolve_device(study.device)))
+        sessions = Sessions(study.extractor, str(resolve_device(study.device)), effort)
         for dataset in kept.values():
-            embedded.append(embed_dataset(dataset, sessions, store, progress, batch_size=batch_size, workers=workers or cores()))
+            embedded.append(embed_dataset(dataset, sessions, store, progress))
             progress.say(embedded[-1].line)
+        embedded = projected(embedded, study.projection, {*study.sources, *study.targets}, progress)
     views: dict[str, dict[str, Any]] = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": dict(cards)}
-    extractor = store.shelf(study.extractor.recipe()).digest
+    extractor = space_of(study, store, kept)
     cannot = {(u.method, u.source, u.target) for u in made.impossible}
     pairs = {m.name: [pair for pair in study.pairs if (m.name, *pair) not in cannot] for m in made.methods}
     digests = {(m.name, name): view_digest_of(m, kept[name], extractor) for m in made.methods for name in {n for pair in pairs[m.name] for n in pair}}
@@ -196,7 +197,9 @@ def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor:
             "source": s.source, "target": s.target, "method": s.estimator.name, "value": s.score.value,
             "higher_is_better": s.estimator.higher_is_better, "kind": s.estimator.kind, "lower": lower, "upper": upper, "floor": s.score.floor,
             "ceiling": s.score.ceiling, "p": s.score.p, "matched": s.score.matched,
-            "n_source": len(kept[s.source]), "n_target": len(kept[s.target]), "converged": s.score.converged, "flags": "; ".join(flags),
+            "n_source": len(kept[s.source]), "n_target": len(kept[s.target]),
+            "skipped_source": len(kept[s.source].skipped), "skipped_target": len(kept[s.target].skipped), "converged": s.score.converged,
+            "flags": "; ".join(flags),
             "extractor": extractor if s.estimator.view == "embedding" else "",
         })
     return ScoreTable(tuple(records))
@@ -217,7 +220,7 @@ def _content(
     from simkit.correlation import answer, correlate, rank_sources
 
     study = made.study
-    extractor = made.store.shelf(study.extractor.recipe()).digest
+    extractor = space_of(study, made.store, kept)
     table = score_table(scores, kept, extractor[:12])
     performance = transfer.table if transfer is not None else made.measured
     correlation: Correlation | None = None
@@ -275,7 +278,8 @@ def provenance(made: Plan) -> dict[str, Any]:
         "simkit": simkit.__version__, "python": platform.python_version(), "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": made.device, "platform": f"{platform.system()} {platform.machine()}", "seed": study.seed, "half-samples": study.repeats,
         "size match": study.size_match, "draws": study.draws, "ceiling": study.ceiling,
-        "extractor": study.extractor.recipe(), "methods": [m.recipe() for m in made.methods],
+        "extractor": study.extractor.recipe(),
+        "projection": None if study.projection is None else recipe_of(study.projection), "methods": [m.recipe() for m in made.methods],
         "finetune": describe(study.protocol) if study.protocol else None,
         "data sets": {name: dataset.fingerprint for name, dataset in made.datasets.items()}, "study file": study.text,
     }

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from simkit.dataset import Dataset, DatasetCard, Skipped, card_of, reason_of
 from simkit.embedding import Embedding
-from simkit.errors import DataError, Problem
-from simkit.extractors.base import Extractor, Session, extract
+from simkit.errors import DataError, Problem, UsageError, nearest
+from simkit.extractors.backends import BACKENDS
+from simkit.extractors.base import AUTOMATIC, Extractor, Session, extract
+from simkit.extractors.projection import Projection
 from simkit.pipeline.progress import Progress
-from simkit.recipe import digest
+from simkit.recipe import digest, recipe_of
 from simkit.store import ROWS_PER_SHARD, Store
+from simkit.study import Study
 
 __all__ = [
-    "CARD_VERSION", "Embedded", "Sessions", "card_key", "cores", "embed_dataset", "missing_images", "read_card", "stored_card", "strictly",
+    "CARD_VERSION", "Effort", "Embedded", "Sessions", "card_key", "cores", "embed_dataset", "projected", "read_card", "space_digest", "space_of",
+    "stored_card", "strictly",
 ]
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 FLUSH_SECONDS = 60.0
+
+WORTH_TRYING = 1000
+"""So many images repay the seconds that it takes to try other engines than torch."""
+
+ENGINE_BATCH = 32
+"""Images of a batch of such an engine."""
 
 
 def cores() -> int:
@@ -82,74 +93,148 @@ def read_card(dataset: Dataset, store: Store, progress: Progress, *, strict: boo
 
 @dataclass(frozen=True)
 class Embedded:
-    """An embedding with what it took: images computed now, images found in the store, seconds."""
+    """An embedding with what it took: images computed now, images found in the store, seconds; and what readers did to images on the way."""
 
     embedding: Embedding
     dataset: Dataset
     computed: int
     stored: int
     seconds: float
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def line(self) -> str:
-        """One line: counts and images per second."""
-        head = f"{self.dataset.name}: {len(self.embedding)} images, {self.embedding.dimension} features"
+        """One line: counts, images per second, and what was skipped."""
+        head = f"{self.dataset.name}: {len(self.embedding):,} images, {self.embedding.dimension:,} features"
+        if self.dataset.skipped:
+            head += f", {len(self.dataset.skipped):,} skipped"
         if not self.computed:
             return f"{head} (all found in the store)"
-        rate = f"{self.computed} embedded in {self.seconds:.1f} s, {self.computed / max(self.seconds, 1e-9):.0f} images/s"
-        return f"{head} ({rate}{f'; {self.stored} found in the store' if self.stored else ''})"
+        rate = f"{self.computed:,} embedded in {self.seconds:.1f} s, {self.computed / max(self.seconds, 1e-9):,.0f} images/s"
+        return f"{head} ({rate}{f'; {self.stored:,} found in the store' if self.stored else ''})"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How images are embedded: none of it is part of a recipe.
+
+    Attributes:
+        batch_size: images at a time; None: found by trying.
+        workers: decoding processes; None: one a core.
+        backend: what computes a network on the CPU: "auto", "torch", "compile", "openvino" or "onnxruntime".
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise UsageError("SK101", "backend", f"unknown backend '{self.backend}'{nearest(self.backend, BACKENDS)}", f"backends: {', '.join(BACKENDS)}")
+        for what, value in (("batch size", self.batch_size), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise UsageError("SK102", what, f"{value} is out of range", "give 1 or more")
 
 
 class Sessions:
     """Loads the extractor once, and only when an image has to be embedded."""
 
-    def __init__(self, extractor: Extractor, device: str):
-        self.extractor, self.device = extractor, device
+    def __init__(self, extractor: Extractor, device: str, effort: Effort):
+        self.extractor, self.device, self.effort = extractor, device, effort
         self._session: Session | None = None
 
-    def get(self) -> Session:
+    def get(self, dataset: Dataset, todo: Sequence[int], progress: Progress) -> Session:
+        """The session, ready for the images of a data set; says what computes it when that is no plain torch."""
         if self._session is None:
             self._session = self.extractor.session(self.device)
+            self._choose(self._session, dataset, todo, progress)
         return self._session
 
+    def _choose(self, session: Session, dataset: Dataset, todo: Sequence[int], progress: Progress) -> None:
+        """Another engine than torch: the one that was asked for; with "auto", only where the work is long enough to repay trying."""
+        if not hasattr(session, "use"):
+            if self.effort.backend not in ("auto", "torch"):
+                raise UsageError("SK102", "backend", f"{self.extractor.name} is no network of torch", "leave backend out")
+            return
+        if self.effort.backend == "auto" and len(todo) < WORTH_TRYING:
+            return
+        example = []
+        for index in todo:
+            try:
+                example.append(session.prepare(dataset.read(index)))
+            except DataError:  # it is named when its turn comes
+                continue
+            if len(example) == ENGINE_BATCH:
+                break
+        if example:
+            rest = [example[i % len(example)] for i in range(ENGINE_BATCH)]
+            said = session.use(self.effort.backend, np.stack(rest))
+            if said != "torch":
+                progress.say(f"{self.extractor.name}: computed by {said}")
 
-def missing_images(dataset: Dataset, known: set[str]) -> list[int]:
-    """One position for every distinct image content that is not embedded yet."""
-    first: dict[str, int] = {}
-    for index, name in enumerate(dataset.digests):
-        if name not in known:
-            first.setdefault(name, index)
-    return list(first.values())
 
-
-def embed_dataset(dataset: Dataset, sessions: Sessions, store: Store, progress: Progress, *, batch_size: int, workers: int) -> Embedded:
+def embed_dataset(dataset: Dataset, sessions: Sessions, store: Store, progress: Progress) -> Embedded:
     """Embeds what is not in the store yet, in shards that are safe as soon as they are written, and gathers all rows."""
     shelf = store.shelf(sessions.extractor.recipe())
-    todo = missing_images(dataset, shelf.known())
+    todo = shelf.missing(dataset.digests)
     started, computed = time.monotonic(), 0
     problems: dict[str, Problem] = {}
+    remarks: Counter[str] = Counter()
     if todo:
-        session = sessions.get()
+        store.prepare(need=len(todo) * 8192)
+        session = sessions.get(dataset, todo, progress)
         started = time.monotonic()
+        effort = sessions.effort
         with progress.counting(f"embedding {dataset.name}", len(todo), "images") as done:
             ids: list[str] = []
             rows: list[np.ndarray] = []
             flushed = time.monotonic()
-            for batch in extract(session, dataset, todo, batch_size=batch_size, workers=workers, name=sessions.extractor.name):
-                ids += [dataset.digests[i] for i in batch.indices]
-                rows += list(batch.features)
-                problems |= {dataset.digests[i]: problem for i, problem in batch.unreadable}
-                done(len(batch.indices) + len(batch.unreadable))
-                if len(ids) >= ROWS_PER_SHARD or time.monotonic() - flushed > FLUSH_SECONDS:
+            try:
+                for batch in extract(session, dataset, todo, batch_size=effort.batch_size or AUTOMATIC, workers=effort.workers or cores(),
+                                     name=sessions.extractor.name):
+                    ids += [dataset.digests[i] for i in batch.indices]
+                    rows += list(batch.features)
+                    problems |= {dataset.digests[i]: problem for i, problem in batch.unreadable}
+                    remarks += batch.remarks
+                    done(len(batch.indices) + len(batch.unreadable))
+                    if len(ids) >= ROWS_PER_SHARD or time.monotonic() - flushed > FLUSH_SECONDS:
+                        shelf.add(ids, np.stack(rows))
+                        computed, ids, rows, flushed = computed + len(ids), [], [], time.monotonic()
+            finally:  # also after Ctrl-C: what is computed is kept
+                if ids:
                     shelf.add(ids, np.stack(rows))
-                    computed, ids, rows, flushed = computed + len(ids), [], [], time.monotonic()
-            if ids:
-                shelf.add(ids, np.stack(rows))
-                computed += len(ids)
+                    computed += len(ids)
     kept = _without(dataset, problems)
-    features = shelf.gather(kept.digests)
-    embedding = Embedding(features, kept.labels, kept.classes, kept.groups, kept.keys, kept.name, shelf.digest)
-    return Embedded(embedding, kept, computed, len(set(kept.digests)) - computed, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    embedding = Embedding(shelf.gather(kept.digests), kept.labels, kept.classes, kept.groups, kept.keys, kept.name, shelf.digest, kept.indicators)
+    return Embedded(embedding, kept, computed, len(set(kept.digests)) - computed, seconds, dict(sorted(remarks.items())))
+
+
+def space_digest(extractor: str, projection: Projection | None, datasets: Iterable[Dataset]) -> str:
+    """What identifies the space of the features: the digest of the extractor, and of the projection with the data sets that it was fitted on."""
+    if projection is None:
+        return extractor
+    fitted = sorted({dataset.fingerprint for dataset in datasets}) if projection.method == "pca" else []
+    return digest([extractor, recipe_of(projection), fitted])
+
+
+def space_of(study: Study, store: Store, datasets: Mapping[str, Dataset]) -> str:
+    """:func:`space_digest` of a study: a projection is fitted on its sources and targets. "" where no measure reads features."""
+    if not any(method.view == "embedding" for method in study.methods):
+        return ""
+    used = [dataset for name, dataset in datasets.items() if name in {*study.sources, *study.targets}]
+    return space_digest(store.shelf(study.extractor.recipe()).digest, study.projection, used)
+
+
+def projected(embedded: Sequence[Embedded], projection: Projection | None, fitted_on: Collection[str], progress: Progress) -> list[Embedded]:
+    """The embeddings in the space of a projection, which is fitted on those whose names are given."""
+    if projection is None:
+        return list(embedded)
+    chosen = [one for one in embedded if one.dataset.name in fitted_on]
+    fitted = projection.fit([one.embedding for one in chosen])
+    progress.say(fitted.line)
+    name = space_digest(embedded[0].embedding.extractor, projection, [one.dataset for one in chosen])
+    return [replace(one, embedding=replace(fitted.apply(one.embedding), extractor=name)) for one in embedded]
 
 
 def _without(dataset: Dataset, problems: Mapping[str, Problem]) -> Dataset:

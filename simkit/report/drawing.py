@@ -95,7 +95,7 @@ def png_bytes(figure: Figure, dpi: int) -> bytes:
     lacking = [warning for warning in said if "missing from font" in str(warning.message)]
     if lacking:
         count = len({str(warning.message).split()[1] for warning in lacking})
-        logging.getLogger("simkit").info("characters of names that the font of the PNG lacks (%d) are drawn as boxes; the SVG is right", count)
+        logging.getLogger("simkit").info("characters of names that the font of the PNG lacks (%d) are drawn as boxes; an SVG has them right", count)
     for warning in said:
         if warning not in lacking:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,14 @@ from simkit.dataset import Dataset, Skipped
 from simkit.errors import DataError, Problems
 from simkit.registry import option
 from simkit.sources.base import Source, is_inside, located, nearest_entry, text_of
-from simkit.sources.decode import EXTENSIONS, FORMATS, Decoding, FileReader, looks_like
+from simkit.sources.decode import Decoding
+from simkit.sources.formats import EXTENSIONS, FORMATS, looks_like
+from simkit.sources.readers import EncodedReader, FileReader, Stamp, stamp_of
 
-__all__ = ["UNSUPPORTED", "Folder", "Search", "check_classes", "no_folder"]
+__all__ = [
+    "JUNK", "UNSUPPORTED", "Folder", "Found", "FoundImage", "Search", "check_class_names", "check_classes", "check_nesting", "extension_of", "found_dataset",
+    "kind_of_entry", "no_folder", "sniffed",
+]
 
 UNSUPPORTED: dict[str, str] = {
     ".dcm": "DICOM", ".dicom": "DICOM", ".ima": "DICOM", ".nii": "NIfTI", ".nii.gz": "NIfTI", ".mha": "MetaImage", ".mhd": "MetaImage", ".nrrd": "NRRD",
@@ -39,13 +44,15 @@ class Folder(Source, Decoding):
 
     Images anywhere below a class folder belong to the class; a class folder without an image is kept as a class with 0 images. Hidden
     files, what operating systems leave behind (``Thumbs.db``, ``__MACOSX``) and folders that are named like an image are ignored. Every
-    real file counts once, however many links lead to it. What cannot be read is listed in the data set's ``skipped``.
+    real file counts once, however many links lead to it. What cannot be read is listed in the data set's ``skipped``. Class names that
+    differ only by case or blanks are an error, except single characters ("a" and "A" are classes of handwriting).
     """
 
     name = "folder"
 
     path: Path = option(help="the folder")
     labels: bool = option(True, "one folder per class; false: one unlabelled set of all images below")
+    nested: bool = option(False, "the folders inside the class folders bear the same names (views, sites) and are no classes", recipe=False)
     allow_outside: bool = option(False, "follow symbolic links that leave the folder")
 
     def load(self, name: str, base: Path) -> Dataset:
@@ -57,43 +64,53 @@ class Folder(Source, Decoding):
         search = Search(os.path.realpath(path), self.allow_outside, self.labels)
         search.run()
         search.problems.raise_if_any(DataError)
-        if self.labels:
-            check_classes(search, where)
-        if not search.images:
-            raise _nothing_read(search, where)
-        images = sorted(search.images, key=lambda image: image.key)
-        skipped = [Skipped(name, key, reason) for key, reason in sorted({**search.skipped, **search.unsupported}.items())]
-        classes = tuple(sorted(search.classes)) if self.labels else ()
-        number = {label: index for index, label in enumerate(classes)}
-        labels = np.array([number[image.label] for image in images], dtype=np.int64) if self.labels else None
-        return Dataset(
-            name, tuple(image.key for image in images), FileReader(tuple(image.path for image in images), self.rules), labels, classes,
-            origin=where, skipped=tuple(skipped),
-        )
+        return found_dataset(search, name, where, labelled=self.labels, nested=self.nested, reader=self._reader)
+
+    def _reader(self, images: list[FoundImage]) -> FileReader:
+        return FileReader(tuple(image.path for image in images), self.rules, tuple(image.stamp for image in images))
 
 
 @dataclass(frozen=True)
-class _Image:
+class FoundImage:
+    """An image that will be read: its key, where it lies, its class, and what its file was like when it was found."""
+
     key: str
     path: str
     label: str
+    stamp: Stamp = (0, 0)
 
 
-@dataclass
-class Search:
-    """What lies below a folder; ``run`` fills the lists. Real entries are looked at first, then symbolic links, so that a link never takes a file's place."""
+@dataclass(kw_only=True)
+class Found:
+    """What was found below a folder or in an archive.
 
-    root: str
-    allow_outside: bool
-    labelled: bool
-    images: list[_Image] = field(default_factory=list)
+    Attributes:
+        images: what will be read.
+        skipped: what will not, although it is named like an image, with the reason.
+        unsupported: images of other formats.
+        extensions: how often each extension occurs among files that are not read.
+        classes: class folders.
+        at_root: images in no class folder.
+        problems: what makes the whole an error.
+    """
+
+    images: list[FoundImage] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     unsupported: dict[str, str] = field(default_factory=dict)
     extensions: Counter[str] = field(default_factory=Counter)
     classes: set[str] = field(default_factory=set)
     at_root: list[str] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
-    files: dict[tuple[int, int], _Image] = field(default_factory=dict)
+
+
+@dataclass
+class Search(Found):
+    """What lies below a folder; ``run`` fills the lists. Real entries are looked at first, then symbolic links, so that a link never takes a file's place."""
+
+    root: str
+    allow_outside: bool
+    labelled: bool
+    files: dict[tuple[int, int], FoundImage] = field(default_factory=dict)
     folders: dict[tuple[int, int], str] = field(default_factory=dict)
     links: list[str] = field(default_factory=list)
 
@@ -136,7 +153,7 @@ class Search:
 
     def _is_folder_of_images(self, path: str) -> bool:
         """Registers a class; False for a folder that is named like an image."""
-        if _extension(path) in EXTENSIONS:
+        if extension_of(path) in EXTENSIONS:
             if any(self._entries(path)):
                 self.skipped[self.key(path)] = "a folder that is named like an image: what it holds was not read"
             return False
@@ -167,9 +184,9 @@ class Search:
             self.skipped[key] = f"a symbolic link to the folder {self.key(known)}, whose images are counted there"
 
     def _file(self, path: str, status: os.stat_result) -> None:
-        key, extension = self.key(path), _extension(path)
+        key, extension = self.key(path), extension_of(path)
         if not stat.S_ISREG(status.st_mode):
-            self.skipped[key] = f"not a regular file ({_kind(status.st_mode)}), never opened"
+            self.skipped[key] = f"not a regular file ({kind_of_entry(status.st_mode)}), never opened"
             return
         if not os.access(path, os.R_OK):
             self.skipped[key] = "no permission to read it"
@@ -178,7 +195,7 @@ class Search:
             return
         if "/" not in key:
             self.at_root.append(key)
-        image = _Image(key, path, key.partition("/")[0])
+        image = FoundImage(key, path, key.partition("/")[0], stamp_of(status))
         first = self.files.setdefault((status.st_dev, status.st_ino), image)
         if first is image:
             self.images.append(image)
@@ -192,7 +209,7 @@ class Search:
         """Whether a file is read: by its extension, else by its content. What is refused is counted, and named when it is an image."""
         if extension in EXTENSIONS:
             return True
-        kind = UNSUPPORTED.get(extension) or _sniffed(path)
+        kind = UNSUPPORTED.get(extension) or _sniffed_file(path)
         if kind == "image":
             return True
         self.extensions[extension or "(no extension)"] += 1
@@ -201,48 +218,117 @@ class Search:
         return False
 
 
-def _extension(path: str) -> str:
+def extension_of(path: str) -> str:
+    """The extension in lower case, as text; ".nii.gz" counts as one."""
     name = os.path.basename(path).lower()
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(text_of(name))[1]
 
 
-def _kind(mode: int) -> str:
+def kind_of_entry(mode: int) -> str:
+    """What an entry that is no regular file is, in words."""
     return "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
 
 
-def _sniffed(path: str) -> str:
-    """For a file whose extension says nothing: "image" when its content is one that is read, "DICOM", "NIfTI", or ""."""
+def sniffed(head: bytes) -> str:
+    """For a file whose extension says nothing, by its first 512 bytes: "image" when it is one that is read, "DICOM", "NIfTI", or ""."""
+    return SNIFFED.get(looks_like(head, len(head)), "")
+
+
+def _sniffed_file(path: str) -> str:
     try:
         with open(path, "rb") as file:
-            head = file.read(512)
+            return sniffed(file.read(512))
     except OSError:
         return ""
-    return SNIFFED.get(looks_like(head, len(head)), "")
 
 
 def no_folder(path: Path) -> DataError:
     """The error for a path that is no folder."""
     if not path.exists():
         return DataError("SK201", text_of(path), f"the folder does not exist{nearest_entry(path)}", "check the path; relative paths start at the study file")
-    reader = {".csv": "table", ".tsv": "table", ".npz": "npz"}.get(path.suffix.lower())
+    reader = {".csv": "table", ".tsv": "table", ".parquet": "table", ".npz": "npz", ".zip": "zip"}.get(path.suffix.lower())
     fix = f"read it with the source '{reader}'" if reader else "name the folder that holds the images"
     return DataError("SK201", text_of(path), "is a file, wanted a folder", fix)
 
 
-def check_classes(search: Search, where: str) -> None:
+def found_dataset(
+    found: Found, name: str, where: str, *, labelled: bool, nested: bool, reader: Callable[[list[FoundImage]], EncodedReader],
+) -> Dataset:
+    """The data set of what was found: keys sorted, classes are the folder names, sorted.
+
+    Args:
+        found: images, classes and what is left out.
+        name: of the data set.
+        where: what messages call the folder or archive.
+        labelled: whether class folders are classes.
+        nested: whether folders of equal names inside the class folders are declared to be no classes.
+        reader: makes the reader of the images, in their order.
+
+    Raises:
+        DataError: images outside class folders, folders that are no classes, or no image at all.
+    """
+    found.problems.raise_if_any(DataError)
+    if labelled:
+        check_classes(found, where)
+        check_class_names(found.classes, where)
+        check_nesting(found, where, nested=nested)
+    if not found.images:
+        raise nothing_read(found, where)
+    images = sorted(found.images, key=lambda image: image.key)
+    skipped = tuple(Skipped(name, key, reason) for key, reason in sorted({**found.skipped, **found.unsupported}.items()))
+    classes = tuple(sorted(found.classes)) if labelled else ()
+    number = {label: index for index, label in enumerate(classes)}
+    labels = np.array([number[image.label] for image in images], dtype=np.int64) if labelled else None
+    return Dataset(name, tuple(image.key for image in images), reader(images), labels, classes, origin=where, skipped=skipped)
+
+
+def check_classes(found: Found, where: str) -> None:
     """Images must lie in class folders, and the folders must be classes."""
-    if search.at_root:
-        shown = ", ".join(sorted(search.at_root)[:5]) + (" ..." if len(search.at_root) > 5 else "")
-        beside = f" beside {len(search.classes)} class folders" if search.classes else ", there are no class folders"
+    if found.at_root:
+        shown = ", ".join(sorted(found.at_root)[:5]) + (" ..." if len(found.at_root) > 5 else "")
+        beside = f" beside {len(found.classes)} class folders" if found.classes else ", there are no class folders"
         fix = "move them into class folders, or declare labels = false for an unlabelled set"
-        raise DataError("SK201", where, f"{len(search.at_root)} images lie directly in the folder{beside}: {shown}", fix)
-    if len(search.classes) > 1 and {name.lower() for name in search.classes} <= SPLITS:
-        names = ", ".join(sorted(search.classes))
+        raise DataError("SK201", where, f"{len(found.at_root)} images lie directly in the folder{beside}: {shown}", fix)
+    if len(found.classes) > 1 and {name.lower() for name in found.classes} <= SPLITS:
+        names = ", ".join(sorted(found.classes))
         fix = "name one of them as the folder, or write a table with a split column"
         raise DataError("SK201", where, f"the folders are splits ({names}), not classes", fix)
 
 
-def _nothing_read(search: Search, where: str) -> DataError:
+def check_class_names(names: Iterable[str], where: str) -> None:
+    """Class names must differ by more than case and blanks; single characters may ("a" and "A")."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(" ".join(name.split()).casefold() if len(name) > 1 else name, []).append(name)
+    problems = Problems()
+    for same in alike.values():
+        if len(same) > 1:
+            shown = " and ".join(f"'{name}'" for name in same)
+            problems.add("SK203", where, f"the classes {shown} differ only by case or blanks", "give them one name, or names that differ by more")
+    problems.raise_if_any(DataError)
+
+
+def check_nesting(found: Found, where: str, *, nested: bool) -> None:
+    """Folders of the same names in every class folder are probably classes themselves, and the whole is a folder of data sets.
+
+    Said only where it is likely: no image lies directly in a class folder, each holds two folders with images at least, and two
+    names without digits (so no patients, no magnifications) recur in every one of them.
+    """
+    inside: dict[str, set[str]] = {}
+    for image in found.images:
+        label, _, rest = image.key.partition("/")
+        inside.setdefault(label, set()).add(rest.partition("/")[0] if "/" in rest else "")
+    if nested or len(inside) < 2 or any("" in names or len(names) < 2 for names in inside.values()):
+        return
+    common = set.intersection(*inside.values())
+    shared = sorted(name for name in common if not any(character.isdigit() for character in name))
+    if len(shared) > 1:
+        some, sets = ", ".join(f"'{name}'" for name in shared[:3]), ", ".join(sorted(inside)[:3])
+        fix = "name one of the folders as the data set; or, if the inner folders are no classes, declare nested = true"
+        raise DataError("SK201", where, f"looks like a folder of data sets ({sets}): the folders {some} recur in each, so they are the classes", fix)
+
+
+def nothing_read(search: Found, where: str) -> DataError:
     found = []
     for extension, count in sorted(search.extensions.items(), key=lambda item: (-item[1], item[0])):
         kind = UNSUPPORTED.get(extension, "")

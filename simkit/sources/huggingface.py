@@ -17,10 +17,12 @@ from simkit.dataset import Dataset, Skipped
 from simkit.errors import DataError, Problems, ResourceError, nearest
 from simkit.files import resource_errors
 from simkit.networks import host_error
-from simkit.recipe import canonical, digest_bytes, digest_file
+from simkit.recipe import digest_bytes, digest_file
 from simkit.registry import option
+from simkit.sources.arrays import indicators_of, labels_of
 from simkit.sources.base import Source, located, nearest_entry, text_of
-from simkit.sources.decode import EXTENSIONS, Decoding, decode, decode_bytes
+from simkit.sources.decode import EXTENSIONS, Decoding
+from simkit.sources.readers import EncodedReader
 
 __all__ = ["Huggingface", "RowReader"]
 
@@ -47,7 +49,7 @@ class Huggingface(Source, Decoding):
     revision: str | None = option(None, "commit, tag or branch on the hub; by default the newest")
     splits: tuple[str, ...] = option((), "splits that are read, by the library's names; none named: all")
     image: str = option("image", "column that holds the image")
-    label: str = option("label", 'column that holds the class; "" for an unlabelled set')
+    label: str = option("label", 'column that holds the class, or a list of classes (multi-label); "" for an unlabelled set')
     group: str | None = option(None, 'column that holds the patient (or slide, volume); by default the column "group", where there is one; "" for none')
 
     def load(self, name: str, base: Path) -> Dataset:
@@ -61,12 +63,12 @@ class Huggingface(Source, Decoding):
         where = text_of(self.path)
         group = _columns(where, parts, self)
         images = {split: _images(package, part, f"{where}: split '{split}'", self.image) for split, part in parts.items()}
-        labels, classes = _labels(package, parts, where, self.label)
+        labels, indicators, classes = _labels(package, parts, where, self.label)
         groups = _groups(parts, where, group) if group else None
-        reader = RowReader(where, images, self.image, self.rules)
+        reader = RowReader(rules=self.rules, origin=where, parts=images, column=self.image)
         return Dataset(
             name, tuple(f"{split}/{i}" for split, part in parts.items() for i in range(len(part))), reader, labels, classes, groups,
-            _splits(parts), origin=where, skipped=tuple(_passed_over(name, located(Path(self.path), base), reader)),
+            _splits(parts), origin=where, skipped=tuple(_passed_over(name, located(Path(self.path), base), reader)), indicators=indicators,
         )
 
     def _read(self, package: Any, base: Path) -> dict[str, Any]:
@@ -101,37 +103,43 @@ class Huggingface(Source, Decoding):
 
 
 @dataclass(frozen=True, eq=False)
-class RowReader:
-    """Images in rows of Arrow tables (an ImageReader).
+class RowReader(EncodedReader):
+    """Images in rows of Arrow tables.
 
     Attributes:
+        rules: how they become 8 bit.
         origin: what messages call the data set.
         parts: split -> rows, whose images are bytes or the path of a file.
         column: that holds the images.
-        rules: how they become 8 bit.
     """
 
+    rules: Decoding
     origin: str
     parts: Mapping[str, Any]
     column: str
-    rules: Decoding
 
-    def read(self, index: int) -> np.ndarray:
-        """Image as uint8 (height, width, 1 or 3); see :func:`simkit.sources.decode.decode`."""
-        where, data, path = self.row(index)
-        return decode_bytes(data, where, self.rules) if data is not None else decode(path, self.rules)
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts.values())
 
-    def digest(self, index: int) -> str:
-        """SHA-256 over the image file's bytes and the declared rules: the same as that of the file in a folder."""
+    def where(self, index: int) -> str:
+        for split, part in self.parts.items():
+            if index < len(part):
+                return f"{self.origin}: {split}/{index}"
+            index -= len(part)
+        raise IndexError(index)
+
+    def source(self, index: int) -> str | bytes:
+        _, data, path = self.row(index)
+        return path if data is None else data
+
+    def content(self, index: int) -> str:
         where, data, path = self.row(index)
         if data is not None:
-            content = digest_bytes(data)
-        else:
-            try:
-                content = digest_file(path)
-            except OSError as error:
-                raise DataError("SK206", where, f"{text_of(path)} cannot be read ({error.strerror})", "check that the file exists") from error
-        return digest_bytes(content.encode(), canonical(self.rules).encode())
+            return digest_bytes(data)
+        try:
+            return digest_file(path)
+        except OSError as error:
+            raise DataError("SK206", where, f"{text_of(path)} cannot be read ({error.strerror})", "check that the file exists") from error
 
     def row(self, index: int) -> tuple[str, bytes | None, str]:
         """What messages call the row, and its bytes or else the path of its file."""
@@ -225,34 +233,60 @@ def _images(package: Any, part: Any, where: str, column: str) -> Any:
     return part.select_columns([column]).cast_column(column, package.Image(decode=False))
 
 
-def _labels(package: Any, parts: Mapping[str, Any], where: str, column: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Class indices and names: the library's names of a ClassLabel, else the values, sorted."""
+def _labels(
+    package: Any, parts: Mapping[str, Any], where: str, column: str,
+) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
+    """Class indices or (of a column of lists) indicators; and names: the library's of a ClassLabel, else the values, sorted."""
     if not column:
-        return None, ()
-    problems, columns = Problems(), {split: part[column][:] for split, part in parts.items()}
+        return None, None, ()
+    columns = {split: part[column][:] for split, part in parts.items()}
     features = {split: part.features[column] for split, part in parts.items()}
-    first = next(iter(features.values()))
-    for split, feature in features.items():
-        place = f"{where}: split '{split}'"
-        named = isinstance(feature, package.ClassLabel)
-        plain = getattr(feature, "dtype", "")
-        if not named and not (isinstance(feature, package.Value) and plain.startswith(("int", "uint", "bool", "string", "large_string"))):
-            fix = 'name a column with one class per image, or declare label = ""'
-            problems.add("SK203", place, f"column '{column}' holds {feature}, wanted one class per image (ClassLabel, whole numbers or text)", fix)
-            continue
-        empty = sum(value is None or (named and value < 0) or value == "" for value in columns[split])
-        if empty:
-            fix = 'leave the split out by splits = [...], or declare label = ""'
-            problems.add("SK203", place, f"{empty} of {len(columns[split])} images have no label in column '{column}'", fix)
-        if named != isinstance(first, package.ClassLabel) or (named and feature.names != first.names):
-            problems.add("SK203", place, f"the classes of column '{column}' differ from those of split '{next(iter(features))}'", "read one of them")
-    problems.raise_if_any(DataError)
+    _check_labels(package, columns, features, where, column)
     values = [value for split in parts for value in columns[split]]
-    if isinstance(first, package.ClassLabel):
-        return np.array(values, dtype=np.int64), tuple(first.names)
+    places = [f"{where}: {split}/{index}" for split in parts for index in range(len(columns[split]))]
+    kind, several = _inner(next(iter(features.values())))
+    names = tuple(kind.names) if isinstance(kind, package.ClassLabel) else None
+    if several:
+        indicators, classes = indicators_of(values, names, places)
+        return None, indicators, classes
+    labels, classes = labels_of(values, names, places) if names else _numbered(values)
+    return labels, None, classes
+
+
+def _numbered(values: Sequence[Any]) -> tuple[np.ndarray, tuple[str, ...]]:
     known = sorted(set(values))
     number = {value: index for index, value in enumerate(known)}
     return np.array([number[value] for value in values], dtype=np.int64), tuple(str(value) for value in known)
+
+
+def _inner(feature: Any) -> tuple[Any, bool]:
+    """The feature of one class, and whether an image may have several (a list)."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return feature[0], True
+    lists = type(feature).__name__ in ("List", "LargeList", "Sequence")  # which of them there are depends on the library's version
+    return (feature.feature, True) if lists and not isinstance(feature.feature, dict) else (feature, False)
+
+
+def _check_labels(package: Any, columns: Mapping[str, Any], features: Mapping[str, Any], where: str, column: str) -> None:
+    problems = Problems()
+    first = next(iter(features.values()))
+    wanted, wanted_several = _inner(first)
+    for split, feature in features.items():
+        place, (kind, several) = f"{where}: split '{split}'", _inner(feature)
+        named, plain = isinstance(kind, package.ClassLabel), getattr(kind, "dtype", "")
+        if not named and not (isinstance(kind, package.Value) and plain.startswith(("int", "uint", "bool", "string", "large_string"))):
+            fix = 'name a column with one class per image, or a list of classes, or declare label = ""'
+            problems.add("SK203", place, f"column '{column}' holds {feature}, wanted one class per image (ClassLabel, whole numbers or text)", fix)
+            continue
+        rows = [value if several and value is not None else [value] for value in columns[split]]
+        empty = sum(any(value is None or (named and value < 0) or value == "" for value in row) for row in rows)
+        if empty:
+            fix = 'leave the split out by splits = [...], or declare label = ""'
+            problems.add("SK203", place, f"{empty} of {len(rows)} images have no label in column '{column}'", fix)
+        differs = named != isinstance(wanted, package.ClassLabel) or (named and kind.names != wanted.names)
+        if differs or several != wanted_several:
+            problems.add("SK203", place, f"the classes of column '{column}' differ from those of split '{next(iter(features))}'", "read one of them")
+    problems.raise_if_any(DataError)
 
 
 def _groups(parts: Mapping[str, Any], where: str, column: str) -> tuple[str, ...]:

@@ -27,8 +27,8 @@ class Medmnist(Source):
     """A 2-D data set of MedMNIST, by its name in the package (such as ``pneumoniamnist``), with the package's class names.
 
     The file is looked for in ``root`` and downloaded there by the package when it is missing. Its MD5 must be the one that the package
-    states, so that the name says what the data are; another file of this layout is read by the source ``npz``. Sets with several labels
-    per image and sets of volumes are refused.
+    states, so that the name says what the data are; another file of this layout is read by the source ``npz``. Of sets such as chestmnist
+    an image may have several classes. Sets of volumes are refused.
     """
 
     name = "medmnist"
@@ -54,8 +54,11 @@ class Medmnist(Source):
         _check_content(path, info[f"MD5{self._suffix}"])
         dataset = Npz(path=path, splits=self.splits).load(name, base)
         names = [info["label"][number] for number in sorted(info["label"], key=int)]
-        if len(dataset.classes) > len(names):
-            message = f"holds the label {len(dataset.classes) - 1}, the package names {len(names)} classes"
+        if len(dataset.classes) > len(names) or dataset.multilabel != info["task"].startswith("multi-label") or (
+            dataset.multilabel and len(dataset.classes) != len(names)
+        ):
+            found = f"{len(dataset.classes)} columns of labels" if dataset.multilabel else f"the label {len(dataset.classes) - 1}"
+            message = f"holds {found}, the package names {len(names)} classes ({info['task']})"
             raise DataError("SK203", text_of(path), message, "upgrade the package medmnist, or get the file again")
         return replace(dataset, classes=tuple(names))
 
@@ -70,9 +73,6 @@ class Medmnist(Source):
         info: Mapping[str, Any] = package.INFO[self.set]
         if self.set not in flat:
             raise UsageError("SK102", "medmnist.set", f"'{self.set}' is a set of volumes; simkit reads images", f"sets of images: {', '.join(flat)}")
-        if info["task"].startswith("multi-label"):
-            message = f"'{self.set}' has {len(info['label'])} labels per image (multi-label); simkit needs one class per image"
-            raise UsageError("SK102", "medmnist.set", message, "choose another set, or make one class of the labels and write an .npz file")
         return info
 
     def _root(self, package: Any, base: Path) -> Path:

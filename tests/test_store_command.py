@@ -1,0 +1,161 @@
+"""`simkit store list|show|verify|prune`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simkit.cli import entry
+from simkit.recipe import digest
+from simkit.store import Store
+
+RECIPE = {"type": "torchvision", "version": 1, "network": "resnet50", "weights": "a" * 64, "seed": 0, "preprocessing": {"size": 224}}
+KEY = digest(RECIPE)[:24]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")  # what SIMKIT_STORE names in tests
+    store.prepare()
+    store.shelf(RECIPE).add([digest(i) for i in range(10)], np.zeros((10, 4), dtype=np.float32))
+    store.save_json("score", digest("a"), {"value": 0.25})
+    return store
+
+
+def shard(store: Store) -> Path:
+    return next((store.root / "embeddings").rglob("*.safetensors"))
+
+
+def age(folder: Path, days: float) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+def test_list_shows_extractors_with_their_recipe_in_one_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry(["store", "list"]) == 0
+    text = capsys.readouterr().out
+    line = next(line for line in text.splitlines() if line.startswith("embeddings"))
+    assert KEY[:12] in line
+    assert "10 rows" in line
+    assert "torchvision network=resnet50 weights=aaaaaaaaaaaa preprocessing={...}" in line
+    assert time.strftime("%Y-%m-%d") in line
+    assert entry(["store", "list", "--json"]) == 0
+    rows = {row["kind"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (rows["embeddings"]["rows"], rows["embeddings"]["dimension"], rows["score"]["files"]) == (10, 4, 1)
+    assert entry(["store", "list", "-q"]) == 0
+    assert capsys.readouterr().out.split() == [KEY, "score"]
+
+
+def test_list_says_that_a_shard_is_damaged(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    shard(store).write_bytes(b"x")
+    assert entry(["store", "list"]) == 0
+    assert "1 damaged: simkit store verify" in capsys.readouterr().out
+
+
+def test_show_gives_recipe_artefact_and_kind(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry(["store", "show", KEY[:6], "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["recipe"], shown["rows"], shown["shards"]) == (RECIPE, 10, 1)
+    assert entry(["store", "show", KEY[:6]]) == 0
+    assert '"network": "resnet50"' in capsys.readouterr().out
+    assert entry(["store", "show", digest("a")[:8]]) == 0
+    assert '"value": 0.25' in capsys.readouterr().out
+    assert entry(["store", "show", "score"]) == 0
+    assert digest("a") in capsys.readouterr().out
+
+
+def test_show_refuses_what_is_not_there_and_what_is_not_clear(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry(["store", "show", "scores"]) == 2
+    assert "no kind or key 'scores' (did you mean 'score'?)" in capsys.readouterr().err
+    assert entry(["store", "show", ""]) == 2
+    assert "is the start of 2 keys" in capsys.readouterr().err
+
+
+def test_verify_leaves_files_of_a_newer_simkit(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shard(store)
+    path.write_bytes(path.read_bytes().replace(b'"schema":"1"', b'"schema":"7"'))
+    assert entry(["store", "verify", "--repair"]) == 6
+    assert "has schema 7, this simkit knows 1" in capsys.readouterr().out
+    assert path.exists()
+
+
+def test_verify_names_the_file_and_the_remedy_then_repairs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shard(store)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert entry(["store", "verify"]) == 6
+    text = capsys.readouterr().out
+    assert path.name in text
+    assert "simkit store verify --repair" in text
+    assert entry(["store", "verify", "--repair"]) == 0
+    assert not path.exists()
+    assert (store.root / "quarantine" / path.relative_to(store.root)).exists()
+
+
+def test_prune_takes_what_is_expendable_unless_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shard(store)
+    store.quarantine(path)
+    rubbish = store.root / "score" / ".tmp-999999999-a"
+    rubbish.write_bytes(b"123")
+    assert entry(["store", "prune", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"] == {"quarantine": 1, "temporaries": 1}
+    assert rubbish.exists()
+    assert entry(["store", "prune", "--yes"]) == 0
+    assert "freed " in capsys.readouterr().out
+    assert not rubbish.exists()
+    assert not (store.root / "quarantine").exists()
+    assert store.load_json("score", digest("a")) == {"value": 0.25}
+
+
+def test_prune_of_one_extractor_leaves_the_others(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {**RECIPE, "network": "resnet18"}
+    store.shelf(other).add([digest(0)], np.zeros((1, 4), dtype=np.float32))
+    assert entry(["store", "prune", "--extractor", KEY[:8], "--yes"]) == 0
+    assert len(store.shelf(RECIPE).known()) == 0
+    assert len(store.shelf(other).known()) == 1
+    assert entry(["store", "prune", "--extractor", "zz", "--yes"]) == 2
+    assert "0 extractors have a key that starts with 'zz'" in capsys.readouterr().err
+
+
+def test_prune_by_age_keeps_what_was_used(store: Store) -> None:
+    assert entry(["store", "prune", "--kind", "all", "--older-than", "30", "--yes"]) == 0
+    assert len(store.shelf(RECIPE).known()) == 10
+    age(store.root / "embeddings", 31)
+    store.shelf(RECIPE).gather([digest(0)])
+    assert entry(["store", "prune", "--kind", "all", "--older-than", "30", "--yes"]) == 0
+    assert len(store.shelf(RECIPE).known()) == 10
+    age(store.root / "embeddings", 31)
+    assert entry(["store", "prune", "--kind", "all", "--older-than", "30", "--yes"]) == 0
+    assert len(Store(store.root).shelf(RECIPE).known()) == 0
+    assert store.load_json("score", digest("a")) is not None
+
+
+def test_prune_never_follows_a_link_out_of_the_store(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    (store.root / "score" / "link").symlink_to(outside)
+    (store.root / "kind").symlink_to(outside)
+    assert entry(["store", "prune", "--kind", "all", "--yes"]) == 0
+    assert (outside / "precious").read_text() == "x"
+    assert not (store.root / "score").exists()
+
+
+def test_prune_asks_and_takes_no_for_an_answer(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert entry(["store", "prune", "--kind", "score"]) == 130
+    assert "Delete 1 files" in capsys.readouterr().err
+    assert store.load_json("score", digest("a")) is not None
+
+
+def test_an_unknown_kind_and_the_old_command_name_what_to_use(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry(["store", "prune", "--kind", "scor", "--yes"]) == 2
+    assert "did you mean 'score'?" in capsys.readouterr().err
+    assert entry(["cache", "ls"]) == 2
+    assert "use simkit store list, show, verify or prune" in capsys.readouterr().err
