@@ -18,6 +18,7 @@ environment of its own: give its Python by ``--peer-python``).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -73,8 +74,8 @@ def network(options: argparse.Namespace) -> Any:
 def autocast(options: argparse.Namespace) -> Any:
     import torch
 
-    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[options.precision]
-    return torch.autocast(options.device, dtype=kind, enabled=options.precision != "float32")
+    kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    return torch.autocast(options.device, dtype=kinds[options.precision]) if options.precision in kinds else contextlib.nullcontext()
 
 
 def synchronise(options: argparse.Namespace) -> None:

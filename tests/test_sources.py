@@ -716,7 +716,7 @@ def test_npz_colour_images_keep_three_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("changes", "code", "words"), [
     ({"val_images": None}, "SK202", r"array 'val_images' is missing.*; arrays found: 'train_images' \(4, 6, 5\)"),
     ({"val_labels": None, "val_label": [0, 1]}, "SK202", r"array 'val_labels' is missing \(did you mean '(val_label|test_labels|train_labels)'\?\)"),
-    ({"train_labels": np.zeros((4, 14), np.uint8)}, "SK202", r"'train_labels' has shape \(4, 14\): 14 labels per image \(multi-label\)"),
+    ({"train_labels": np.zeros((4, 14), np.uint8)}, "SK202", "differ in the number of label columns: 'train_labels' 14, 'val_labels' 1, 'test_labels' 1"),
     ({"train_labels": np.zeros((4, 1), np.float32)}, "SK202", r"'train_labels' has shape \(4, 1\) and type float32, wanted whole numbers"),
     ({"train_labels": [0, 1, -1, 0]}, "SK203", "'train_labels' holds -1, wanted class indices"),
     ({"train_labels": [0, 1, 123456, 0]}, "SK203", "'train_labels' holds 123456, wanted class indices from 0 to 9999"),

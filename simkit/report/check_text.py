@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from simkit.dataset import Skipped
@@ -134,18 +135,20 @@ def _bar(share: float, room: int) -> str:
 
 
 def _left_out(label: str, skipped: Sequence[Skipped], width: int) -> Iterator[str]:
-    """Files under the reason that they share."""
+    """Files under the reason that they share, up to its numbers (each file has its own range of values)."""
     yield _line(label, counted(len(skipped), "file"), width)
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, list[Skipped]] = {}
     for one in skipped:
-        reasons.setdefault(one.reason, []).append(one.key)
-    for reason, keys in list(reasons.items())[:SHOWN]:
-        if len(keys) == 1:
-            yield from _listed([f"{keys[0]}: {reason}"], 1, width)
+        reasons.setdefault(re.sub(r"\d+(?:[.,]\d+)*", "0", one.reason), []).append(one)
+    for files in list(reasons.values())[:SHOWN]:
+        first = files[0]
+        if len(files) == 1:
+            yield from _listed([f"{first.key}: {first.reason}"], 1, width)
             continue
-        yield paragraph(f"{counted(len(keys), 'file')}: {reason}", width, indent="        ", first="      ")
-        yield from _listed(keys, SHOWN, width, "        ")
-    rest = [key for keys in list(reasons.values())[SHOWN:] for key in keys]
+        alike = len({one.reason for one in files}) == 1
+        yield paragraph(f"{counted(len(files), 'file')}{'' if alike else ', the first'}: {first.reason}", width, indent="        ", first="      ")
+        yield from _listed([one.key for one in files], SHOWN, width, "        ")
+    rest = [one for files in list(reasons.values())[SHOWN:] for one in files]
     if rest:
         yield paragraph(f"and {len(rest):,} more for other reasons (--json has all)", width, indent="        ", first="      ")
 

@@ -103,7 +103,7 @@ class Volume:
     @property
     def colour(self) -> bool:
         """Whether the voxels are 8-bit RGB."""
-        return self.image.get_data_dtype().names == ("R", "G", "B")
+        return bool(self.image.get_data_dtype().names == ("R", "G", "B"))
 
     @property
     def scaling(self) -> tuple[float, float]:
@@ -116,7 +116,7 @@ class Volume:
         proxy = self.image.dataobj
         if not self.path.lower().endswith(".gz"):
             values = np.asanyarray(proxy.get_unscaled())
-            return values.reshape(*self.shape, -1)[..., self.number] if values.ndim > 3 else values
+            return np.asanyarray(values.reshape(*self.shape, -1)[..., self.number] if values.ndim > 3 else values)
         kind = self.image.get_data_dtype()
         size = int(np.prod(self.shape, dtype=np.int64)) * kind.itemsize
         if size > LARGEST:
@@ -196,7 +196,8 @@ def volume_of(path: str, number: int | None) -> Volume:
 
 @functools.lru_cache(maxsize=2)
 def _volume(path: str, number: int | None, size: int, changed: int) -> Volume:
-    return _guarded(path, lambda: _opened(path, number))
+    volume: Volume = _guarded(path, lambda: _opened(path, number))
+    return volume
 
 
 def _guarded(path: str, work: Callable[[], Any]) -> Any:
@@ -282,7 +283,7 @@ class NiftiReader:
         for path, index in zip(self.paths, self.slices, strict=True):
             try:
                 volume = volume_of(path, self.rules.volume)
-                values = _guarded(path, lambda at=index, of=volume: of.values(self.rules.axis, at))
+                values = _guarded(path, functools.partial(volume.values, self.rules.axis, index))
             except DataError:  # it is named when it is read
                 continue
             values = values[~np.isnan(values)] if values.dtype.kind == "f" else values
