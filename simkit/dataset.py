@@ -143,7 +143,10 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over content, labels, groups and splits; not over the name, the path or the order of the images."""
-        parts = (self.label_names, self.groups, self.splits)
+        names = self.label_names
+        if self.indicators is not None:  # a list of classes, never the text that a single class might have
+            names = tuple(canonical([self.classes[c] for c in np.flatnonzero(row)]) for row in self.indicators)
+        parts = (names, self.groups, self.splits)
         present = [part for part in parts if part is not None]
         rows = sorted(canonical([d, *(part[i] for part in present)]) for i, d in enumerate(self.digests))
         sha = hashlib.sha256(f"[{canonical([part is not None for part in parts])},[".encode())  # row by row: there may be a million

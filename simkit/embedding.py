@@ -48,7 +48,7 @@ def _not_finite(features: np.ndarray) -> np.ndarray:
 
 def release(features: np.ndarray) -> None:
     """Gives the pages of a memory map that were read back to the system; does nothing to other arrays."""
-    mapped = getattr(features, "_mmap", None)
+    mapped = getattr(features, "_mmap", None) if getattr(features, "mode", "") == "r" else None  # what was changed in memory only stays
     if mapped is not None and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)
 

@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,7 +166,11 @@ def sweep(folder: Path, *, older_than: float = 86400.0) -> int:
     removed = 0
     for path in folder.rglob(f"{TEMPORARY}*"):
         with resource_errors(path, "remove"):
-            if path.is_file() and not path.is_symlink() and time.time() - path.stat().st_mtime > older_than and abandoned(path):
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # another process has just finished with it
+                continue
+            if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > older_than and abandoned(path):
                 path.unlink(missing_ok=True)
                 removed += 1
     return removed

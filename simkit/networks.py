@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -270,14 +271,16 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of a pickle that is refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
         said = " ".join(str(error).split())
         if "TorchScript archives" in said:
             raise DataError("SK201", str(path), "is a TorchScript archive, not a state dict", "use the extractor torchscript") from error
         needs = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) ([\w.]+)|Can only (?:build|create)|reduce for", said)
-        if needs is not None:
-            what = f" ({needs[1]})" if needs[1] else ""
+        if needs is not None or "Weights only load failed" in said:
+            what = f" ({needs[1]})" if needs is not None and needs[1] else ""
             message = f"is a pickle that holds more than tensors{what}: reading it would run code, which simkit never does"
             fix = ("in a process that you trust, load it with torch.load(PATH, weights_only=False), save its tensors with "
                    "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'), and give that file")

@@ -23,6 +23,7 @@ class Strange:
     once: str = ""
     bad: tuple[int, ...] = ()
     hang: tuple[int, ...] = ()
+    buggy: tuple[int, ...] = ()
     pids: dict[int, int] = field(default_factory=dict)
 
     def read(self, index: int) -> np.ndarray:
@@ -32,6 +33,8 @@ class Strange:
             if self.once:
                 Path(self.once).write_text("died here", encoding="utf-8")
             os.kill(os.getpid(), signal.SIGKILL)
+        if index in self.buggy:
+            return np.zeros(1 // 0)
         if index in self.hang:
             time.sleep(60)
         if index in self.bad:
@@ -46,3 +49,10 @@ class Strange:
 
     def digest(self, index: int) -> str:
         return array_digest(np.array([index]))
+
+
+class Stillborn(Strange):
+    """A reader that kills the process that loads it."""
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)

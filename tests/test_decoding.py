@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torchvision  # noqa: F401 - its decoder is used where it is imported
 from PIL import Image
-from strange_reader import Strange
+from strange_reader import Stillborn, Strange
 
 from simkit.dataset import Dataset
-from simkit.errors import DataError, Problem
+from simkit.errors import DataError, Problem, ResourceError
 from simkit.extractors import decoding
 from simkit.extractors.base import AUTOMATIC, OutOfMemory, extract
 from simkit.extractors.network_session import Preprocessing
@@ -194,8 +194,6 @@ def test_larger_batches_are_tried_while_they_are_faster(caplog: pytest.LogCaptur
 
 
 def test_one_image_that_does_not_fit_is_an_error() -> None:
-    from simkit.errors import ResourceError
-
     with pytest.raises(ResourceError, match=r"no memory for one image .*\nfix: give --device cpu"):
         list(extract(Counting(most=0), dataset(), range(200), batch_size=4, workers=1))
 
@@ -207,3 +205,24 @@ def test_any_other_error_of_the_network_is_not_taken_for_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         list(extract(Broken(), dataset(), range(200), batch_size=4, workers=1))
+
+
+def test_processes_that_do_not_start_are_no_fault_of_the_images() -> None:
+    with pytest.raises(ResourceError, match=r"decoding processes do not start: the last died \(status -9\)"):
+        list(decoding.prepared_images(Dataset("strange", tuple(map(str, range(100))), Stillborn()), range(100), RULE, workers=2, shape=(32, 32, 3)))
+
+
+def test_a_bug_in_a_worker_is_no_fault_of_the_image() -> None:
+    with pytest.raises(ResourceError, match=r"decoding failed with ZeroDivisionError: .* \(strange_reader\.py:\d+\)"):
+        all_of(dataset(buggy=(7,)))
+
+
+def test_no_worker_outlives_an_error_that_is_kept() -> None:
+    class Broken(Counting):
+        def launch(self, batch: np.ndarray) -> np.ndarray:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit") as kept:
+        list(extract(Broken(), dataset(), range(200), batch_size=4, workers=2))
+    assert kept.value.__traceback__ is not None
+    assert children() == []

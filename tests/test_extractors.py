@@ -436,3 +436,18 @@ def test_real_weights_tell_real_textures_apart(shared: Path) -> None:
         np.fill_diagonal(similarity, -1)
         accuracy.append(float((e.labels[similarity.argmax(1)] == e.labels).mean()))
     assert accuracy[0] > accuracy[1] + 0.15
+
+
+@pytest.mark.parametrize("layer", ["bn1", "layer1.0.bn2", "layer2.0.bn1", "layer1.0.conv1"])
+def test_a_layer_before_an_operation_in_place_gives_its_own_values(layer: str) -> None:
+    session = Torchvision(network="resnet18", weights="random", image_size=64, layer=layer, pool="average").session("cpu")
+    model = get_model("resnet18", weights=None)
+    model.load_state_dict(Torchvision(network="resnet18", weights="random", image_size=64)._build().state_dict())
+    caught: list[torch.Tensor] = []
+    model.eval().get_submodule(layer).register_forward_hook(lambda module, inputs, output: caught.append(output.clone()))
+    image = session.prepare(picture(64, 64))
+    with torch.inference_mode():
+        model(transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(torch.from_numpy(image[None].copy()).permute(0, 3, 1, 2) / 255))
+    wanted = caught[0].mean((2, 3)).numpy()
+    assert wanted.min() < 0
+    np.testing.assert_allclose(session.features([image]), wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())

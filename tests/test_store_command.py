@@ -159,3 +159,25 @@ def test_an_unknown_kind_and_the_old_command_name_what_to_use(store: Store, caps
     assert "did you mean 'score'?" in capsys.readouterr().err
     assert entry(["cache", "ls"]) == 2
     assert "use simkit store list, show, verify or prune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["verify", "--repair"], ["prune", "--yes"], ["prune", "--yes", "--kind", "all"]])
+def test_a_folder_that_is_no_store_is_refused_and_nothing_in_it_is_touched(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "home"
+    (home / "a").mkdir(parents=True)
+    (home / "a" / "photo.png").write_bytes(b"mine")
+    (home / "thesis.txt").write_text("mine", encoding="utf-8")
+    assert entry(["store", *arguments, "--store", str(home)]) == 2
+    assert "is no store of simkit: it holds files, and no store.json" in capsys.readouterr().err
+    (home / "store.json").write_text('{"schema": 1}\n', encoding="utf-8")  # a store beside the user's own files
+    assert entry(["store", *arguments, "--store", str(home)]) in (0, 6)
+    assert sorted(path.name for path in home.rglob("*") if path.is_file()) == ["photo.png", "store.json", "thesis.txt"]
+
+
+def test_a_damaged_marker_is_set_aside_by_repair(tmp_path: Path) -> None:
+    root = tmp_path / "marked"
+    root.mkdir()
+    (root / "store.json").write_text('{"schema":', encoding="utf-8")
+    assert entry(["store", "list", "--store", str(root)]) == 6
+    assert entry(["store", "verify", "--repair", "--store", str(root)]) == 0
+    assert entry(["store", "list", "--store", str(root)]) == 0

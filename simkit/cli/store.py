@@ -153,6 +153,15 @@ def _show_artefact(output: Output, path: Path) -> None:
     output.result(json_text(value), value, [path.name])
 
 
+def _is_store(root: Path) -> None:
+    """Refuses to clean or repair a folder that is something else: its files are the user's."""
+    if root.exists() and not root.is_dir():
+        raise UsageError("SK102", str(root), "is a file, the root of a store is a folder", "give the folder by --store")
+    if root.is_dir() and any(root.iterdir()) and not (root / "store.json").exists():
+        fix = "give the folder that simkit wrote to by --store (or SIMKIT_STORE); nothing was touched"
+        raise UsageError("SK102", str(root), "is no store of simkit: it holds files, and no store.json", fix)
+
+
 @store.command()
 @_place
 @click.option("--repair", is_flag=True, help="Move damaged files to quarantine/ (nothing is deleted), so that their content is made again.")
@@ -164,7 +173,8 @@ def verify(store: str | None, repair: bool, json_target: str | None, quiet: bool
     """
     from simkit.store import Store
 
-    place = Store(store)
+    place = Store(store, check=False)
+    _is_store(place.root)
     findings = place.verify()
     moved = {f.path: place.quarantine(f.path) for f in findings if repair and not f.newer}
     lines = [f"{f.path}: {f.problem}" + (f" -> {moved[f.path]}" if f.path in moved else "") for f in findings]
@@ -195,6 +205,7 @@ def prune(
     from simkit.store.care import prunable, remove
 
     place, output = Store(store), Output(json_target, quiet)
+    _is_store(place.root)
     chosen, shelf = _chosen(place, kinds, extractor)
     found = prunable(place.root, chosen, extractor=shelf, older_than=older_than)
     parts = {kind: [one for one in found if one.kind == kind] for kind in sorted({one.kind for one in found})}

@@ -1,6 +1,6 @@
 """What computes a network on the CPU: torch as it is, compiled, or the engine of OpenVINO or onnxruntime.
 
-An engine is used only after it has agreed with torch on real images, to a thousandth of the spread of the features; what is used is said.
+An engine is used only after it has agreed with torch on real images, to a thousandth of the largest feature; what is used is said.
 Half precision on the CPU is no choice here: it moves features by up to 2 %.
 """
 
@@ -11,13 +11,13 @@ import io
 import logging
 import time
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from simkit.errors import ResourceError, UsageError
+from simkit.errors import ResourceError, SimkitError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +63,8 @@ def fold_batch_norms(model: torch.nn.Module, keep: str = "") -> int:
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias,
         )
         parent, _, leaf = after.rpartition(".")
-        rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]  # timm's norms hold what follows
-        setattr(modules[parent], leaf, torch.nn.Sequential(*rest).eval())
+        rest = {name: getattr(norm, name) for name in ("drop", "act") if isinstance(getattr(norm, name, None), torch.nn.Module)}  # timm's hold what follows
+        setattr(modules[parent], leaf, torch.nn.Sequential(OrderedDict(rest)).eval())
         folded += 1
     return folded
 
@@ -139,8 +139,8 @@ def _fastest(session: NetworkSession, example: np.ndarray) -> tuple[Engine | Non
         if all(importlib.util.find_spec(package) is not None for package in packages):
             try:
                 engines[name] = _agreeing(session, name, example)
-            except UsageError as error:
-                logger.info("%s", error.problems[0].message)
+            except Exception as error:  # an engine may fail in any way; torch is there
+                logger.info("%s is not used: %s", name, error.problems[0].message if isinstance(error, SimkitError) else _first_line(error))
     if not engines:
         return None, "torch"
     seconds = {"torch": _seconds(lambda batch: session.collect(session.launch(batch)), example)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -137,12 +138,13 @@ def extract(
     preparation = session.preparation if isinstance(session, NetworkSessionLike) else getattr(session, "preparation", session.prepare)
     shape = session.shape if isinstance(session, NetworkSessionLike) else None
     images = prepared_images(dataset, indices, preparation, workers=workers, shape=shape)
-    if isinstance(session, NetworkSessionLike):
-        batches = _network_batches(session, images, _Size(batch_size or session.preferred, name, len(indices)))
-    else:
-        batches = _plain_batches(session, images, batch_size or PLAIN)
-    for taken, features in batches:
-        yield _batch(dataset, taken, features, name)
+    with contextlib.closing(images):  # the processes end with the loop, also where an error is kept
+        if isinstance(session, NetworkSessionLike):
+            batches = _network_batches(session, images, _Size(batch_size or session.preferred, name, len(indices)))
+        else:
+            batches = _plain_batches(session, images, batch_size or PLAIN)
+        for taken, features in batches:
+            yield _batch(dataset, taken, features, name)
 
 
 @dataclass

@@ -18,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +49,9 @@ TURBO = 10_000
 SECONDS_PER_IMAGE = 60.0
 """A decoder that takes longer is stopped."""
 
+SECONDS_TO_START = 300.0
+"""So is a process that has not started by then."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,7 +74,7 @@ class Prepared:
 
 def prepared_images(
     dataset: Dataset, indices: Sequence[int], preparation: Preparation, *, workers: int, shape: tuple[int, ...] | None, few: int = FEW,
-) -> Iterator[Prepared]:
+) -> Generator[Prepared, None, None]:
     """The images at ``indices``, in that order, decoded ahead by ``workers`` processes (threads where processes cannot be had).
 
     Args:
@@ -92,7 +97,10 @@ def prepared_images(
 def _pickled(dataset: Dataset, preparation: Preparation) -> bytes | None:
     """Reader and preparation for another process; None where that process could not load them."""
     parts = (dataset.reader, preparation)
-    if any(type(part).__module__ == "__main__" or "<locals>" in type(part).__qualname__ for part in parts):
+    owners = [type(getattr(part, "__self__", part)) for part in parts]
+    if hasattr(preparation, "__self__"):  # a method of a session, which would be sent with its network
+        return None
+    if any(owner.__module__ == "__main__" or "<locals>" in owner.__qualname__ for owner in owners):
         return None
     try:
         return pickle.dumps(parts)
@@ -138,7 +146,8 @@ class _Worker:
     connection: Connection
     tasks: deque[_Task] = field(default_factory=deque)
     ready: bool = False
-    since: float = 0.0
+    broken: bool = False
+    since: float = field(default_factory=time.monotonic)
 
 
 class _Processes:
@@ -157,6 +166,7 @@ class _Processes:
         self.again: deque[_Task] = deque()
         self.done: dict[int, tuple[Prepared, int]] = {}
         self.workers: list[_Worker] = []
+        self.failed_starts = 0
 
     def run(self) -> Iterator[Prepared]:
         with tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else os.fdopen(os.memfd_create("simkit"), "r+b") as file:
@@ -183,8 +193,9 @@ class _Processes:
                 pass_fds=(there.fileno(), self.file.fileno()), env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
             )
         worker = _Worker(process, Connection(here.detach()))
-        worker.connection.send_bytes(self.task)
-        worker.connection.send((self.shape, self.size, self.count * 8, len(self.indices) // self.count >= TURBO))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died at once, which the next look at it shows
+            worker.connection.send_bytes(self.task)
+            worker.connection.send((self.shape, self.size, self.count * 8, len(self.indices) // self.count >= TURBO))
         return worker
 
     def _ordered(self) -> Iterator[Prepared]:
@@ -200,8 +211,8 @@ class _Processes:
     def _deal(self) -> None:
         """Gives waiting images to the workers with the fewest tasks."""
         while self.again or self.next < len(self.indices):
-            worker = min(self.workers, key=lambda one: len(one.tasks))
-            if len(worker.tasks) > AHEAD:
+            worker = min((one for one in self.workers if one.ready and not one.broken), key=lambda one: len(one.tasks), default=None)
+            if worker is None or len(worker.tasks) > AHEAD:
                 return
             if self.again:
                 task = self.again.popleft()
@@ -216,7 +227,7 @@ class _Processes:
                 worker.connection.send([(int(self.dataset.rows[self.indices[p]]), place) for p, place in zip(task.positions, task.places, strict=True)])
             except (BrokenPipeError, ConnectionResetError):
                 self.again.appendleft(task)
-                self._replace(worker, "died")
+                worker.broken = True  # what it has answered is taken in before it is replaced
                 continue
             if not worker.tasks:
                 worker.since = time.monotonic()
@@ -239,8 +250,10 @@ class _Processes:
                     continue
                 self._take(worker.tasks.popleft(), answer)
                 worker.since = time.monotonic()
-            elif worker.ready and worker.tasks and time.monotonic() - worker.since > SECONDS_PER_IMAGE * len(worker.tasks[0].positions):
+            elif worker.tasks and time.monotonic() - worker.since > SECONDS_PER_IMAGE * len(worker.tasks[0].positions):
                 self._replace(worker, f"took more than {SECONDS_PER_IMAGE:.0f} s")
+            elif not worker.ready and time.monotonic() - worker.since > SECONDS_TO_START:
+                self._replace(worker, f"took more than {SECONDS_TO_START:.0f} s")
 
     def _take(self, task: _Task, answer: list[tuple[Any, tuple[str, ...]]]) -> None:
         for position, place, (pixels, remarks) in zip(task.positions, task.places, answer, strict=True):
@@ -256,14 +269,15 @@ class _Processes:
     def _replace(self, worker: _Worker, how: str) -> None:
         """A new worker for one that is gone. The image that it was at is tried once more, alone; what then fails again is named."""
         number = self.workers.index(worker)
-        status = worker.process.poll()
         worker.process.kill()
-        worker.process.wait()
+        status = worker.process.wait()
         worker.connection.close()
         tasks = list(worker.tasks)
-        if not tasks and status not in (0, None):
-            message = f"a decoding process ended with status {status} before it had work"
-            raise ResourceError("SK301", self.dataset.name, message, "see its output above; --workers 1 needs the least memory")
+        if not worker.ready:  # no image had a part in it
+            self.failed_starts += 1
+            if self.failed_starts > 3:
+                message = f"decoding processes do not start: the last {how} (status {status})"
+                raise ResourceError("SK301", self.dataset.name, message, "see its output above, if there is any; --workers 1 needs the least memory")
         first = tasks.pop(0) if tasks else None
         if first is not None:
             at = min(int(np.frombuffer(self.memory, np.int64, 1, number * 8)[0]), len(first.positions) - 1)
@@ -278,6 +292,7 @@ class _Processes:
                     self.again.append(_Task([first.positions[i] for i in rest], [first.places[i] for i in rest]))
                 self.again.append(_Task([position], [place], tries=1))
         self.again.extend(tasks)
+        self.memory[number * 8 : number * 8 + 8] = bytes(8)
         self.workers[number] = self._start(number)
 
 
@@ -300,7 +315,8 @@ def _answer_all(connection: Connection, memory: mmap.mmap, number: int) -> None:
     try:
         reader, preparation = pickle.loads(raw)  # noqa: S301 - from the process that started this one
     except Exception as error:  # a class that this process cannot import; the other side must know
-        connection.send(ResourceError("SK301", "decoding", f"a decoding process cannot load the reader ({error})", "give --workers 0: threads decode"))
+        fix = "define the reader and the extractor in a module that can be imported"
+        connection.send(ResourceError("SK301", "decoding", f"a decoding process cannot load the reader ({error})", fix))
         return
     connection.send(None)
     while True:
@@ -313,6 +329,11 @@ def _answer_all(connection: Connection, memory: mmap.mmap, number: int) -> None:
                 answer.append((error.problems[0], ()))
             except SimkitError as error:
                 connection.send(error)
+                return
+            except Exception as error:  # a bug, or a package that is missing here: it is no fault of the image
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                message = f"decoding failed with {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+                connection.send(ResourceError("SK301", "decoding", message, "if a package is missing, install it; else please report this"))
                 return
         connection.send(answer)
 

@@ -148,11 +148,14 @@ def _hooked(model: torch.nn.Module, layer: str, pool: Pool, where: str, catch: C
     if pool == "cls" and getattr(model, "num_prefix_tokens", 1) == 0:
         raise UsageError("SK108", f"{where}.pool", f"{type(model).__name__} has no class token here", "use average, max or gem")
 
+    def copied(value: Any) -> None:  # an operation that comes later may work in place, as ReLU and residual sums do
+        catch(value.clone() if hasattr(value, "clone") else value)
+
     def catch_input(module: Any, inputs: Any) -> None:
-        catch(inputs[0])
+        copied(inputs[0])
 
     def catch_output(module: Any, inputs: Any, output: Any) -> None:
-        catch(output[0] if isinstance(output, (tuple, list)) and output else output)
+        copied(output[0] if isinstance(output, (tuple, list)) and output else output)
 
     if not layer:
         head_of(model)[1].register_forward_pre_hook(catch_input)

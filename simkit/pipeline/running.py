@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import simkit
-from simkit.dataset import Dataset, DatasetCard, Skipped
+from simkit.dataset import Dataset, DatasetCard, Skipped, card_of
 from simkit.errors import NotEnoughData, UsageError
 from simkit.execution import Where
 from simkit.files import resource_errors, write_json, write_text
@@ -160,6 +160,10 @@ def score_study(
         for dataset in kept.values():
             embedded.append(embed_dataset(dataset, sessions, store, progress))
             progress.say(embedded[-1].line)
+        for one in embedded:  # an image whose decoding failed only now is in no score, and in no key of one
+            if len(one.dataset) != len(kept[one.dataset.name]):
+                kept[one.dataset.name] = one.dataset
+                cards[one.dataset.name] = card_of(one.dataset)[0]
         embedded = projected(embedded, study.projection, {*study.sources, *study.targets}, progress)
     views: dict[str, dict[str, Any]] = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": dict(cards)}
     extractor = space_of(study, store, kept)

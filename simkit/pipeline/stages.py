@@ -156,7 +156,7 @@ class Sessions:
             if self.effort.backend not in ("auto", "torch"):
                 raise UsageError("SK102", "backend", f"{self.extractor.name} is no network of torch", "leave backend out")
             return
-        if self.effort.backend == "auto" and len(todo) < WORTH_TRYING:
+        if self.effort.backend == "auto" and (len(todo) < WORTH_TRYING or not self.device.startswith("cpu")):
             return
         example = []
         for index in todo:
@@ -198,8 +198,9 @@ def embed_dataset(dataset: Dataset, sessions: Sessions, store: Store, progress: 
                     remarks += batch.remarks
                     done(len(batch.indices) + len(batch.unreadable))
                     if len(ids) >= ROWS_PER_SHARD or time.monotonic() - flushed > FLUSH_SECONDS:
-                        shelf.add(ids, np.stack(rows))
-                        computed, ids, rows, flushed = computed + len(ids), [], [], time.monotonic()
+                        written, ids, rows, flushed = (ids, rows), [], [], time.monotonic()
+                        shelf.add(written[0], np.stack(written[1]))
+                        computed += len(written[0])
             finally:  # also after Ctrl-C: what is computed is kept
                 if ids:
                     shelf.add(ids, np.stack(rows))
@@ -214,7 +215,7 @@ def space_digest(extractor: str, projection: Projection | None, datasets: Iterab
     """What identifies the space of the features: the digest of the extractor, and of the projection with the data sets that it was fitted on."""
     if projection is None:
         return extractor
-    fitted = sorted({dataset.fingerprint for dataset in datasets}) if projection.method == "pca" else []
+    fitted = sorted(dataset.fingerprint for dataset in datasets) if projection.method == "pca" else []
     return digest([extractor, recipe_of(projection), fitted])
 
 

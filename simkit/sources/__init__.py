@@ -42,7 +42,9 @@ def detect(text: str) -> Spec:
     """
     prefix, colon, rest = text.partition(":")
     if colon and prefix in PREFIXES:
-        return Spec(prefix, {PREFIXES[prefix]: rest})
+        folder = Path(rest).expanduser()
+        flat = prefix in ("dicom", "nifti") and folder.is_dir() and not any(entry.is_dir() for entry in folder.iterdir() if not entry.name.startswith("."))
+        return Spec(prefix, {PREFIXES[prefix]: rest, **({"labels": False} if flat else {})})
     path = Path(text).expanduser()
     if path.is_dir():
         return _folder(path)

@@ -235,8 +235,10 @@ def import_pydicom() -> Any:
 def damaged(error: Exception, where: str, packages: str = "") -> DataError:
     """The error for a file on which pydicom failed; ``packages`` may do better."""
     text = " ".join(str(error).split())[:240] or type(error).__name__
-    other = f"; packages that may read it: {packages}" if packages else ""
-    return DataError("SK206", where, f"cannot be decoded: {text}{other}", "replace or remove the file: it is damaged or was not copied completely")
+    if packages:
+        fix = f"install a package that may read it: {packages}; if it still fails, the file is damaged"
+        return DataError("SK206", where, f"cannot be decoded with the packages that are installed: {text}", fix)
+    return DataError("SK206", where, f"cannot be decoded: {text}", "replace or remove the file: it is damaged or was not copied completely")
 
 
 def _further_packages(header: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -51,11 +52,28 @@ def files_below(folder: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
+def own_kinds(root: Path) -> list[Path]:
+    """The folders of a store that are simkit's own, sorted: whatever else lies below the root is never moved and never deleted."""
+
+    def own(folder: Path) -> bool:
+        if folder.name in ("embeddings", "gathered", "quarantine"):
+            return True
+        entries = [entry.name for entry in folder.iterdir() if not entry.name.startswith(TEMPORARY) and not entry.is_symlink()]
+        return bool(entries) and all(re.fullmatch(r"[0-9a-f]{2}", name) for name in entries)
+
+    return sorted(path for path in root.glob("*") if path.is_dir() and not path.is_symlink() and own(path))
+
+
 def verify(root: Path) -> list[Finding]:
     """Reads every file below the root and checks its digest; returns the files that are damaged or foreign."""
     findings = []
+    kinds = {path.name for path in own_kinds(root)}
     for path in files_below(root):
-        if path.name.startswith(TEMPORARY) or path.relative_to(root).parts[0] == "quarantine":
+        parts = path.relative_to(root).parts
+        if path.name.startswith(TEMPORARY) or parts[0] == "quarantine":
+            continue
+        if parts[0] not in kinds and parts != ("store.json",):
+            findings.append(Finding(path, "is not a file that simkit writes: it is left where it is", newer=True))
             continue
         try:
             _verify_file(path, path.relative_to(root).parts[0])
@@ -103,8 +121,7 @@ def contents(root: Path) -> list[dict[str, Any]]:
     last_use (seconds since 1970: when a file was last written, or rows of the extractor were last gathered).
     """
     rows = []
-    kinds = sorted(path for path in root.glob("*") if path.is_dir() and not path.is_symlink())
-    for kind in kinds:
+    for kind in own_kinds(root):
         parts = sorted(path for path in kind.iterdir() if path.is_dir() and not path.is_symlink()) if kind.name == "embeddings" else [kind]
         rows += [_content(kind.name, part) for part in parts]
     return rows

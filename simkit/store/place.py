@@ -27,16 +27,16 @@ def default_root() -> Path:
 
 
 class Store:
-    """The store below ``root``. Opening it writes nothing.
+    """The store below ``root``. Opening it writes nothing. ``check = False`` opens one whose marker is damaged, to repair it.
 
     Raises:
         IntegrityError: the store was made by a newer simkit.
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None = None):
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, check: bool = True):
         self.root = Path(root) if root is not None else default_root()
         marker = self.root / "store.json"
-        if marker.is_file():
+        if check and marker.is_file():
             schema = read_json(marker).get("schema")
             if not isinstance(schema, int) or schema > SCHEMA:
                 message = f"the store has schema {schema}, this simkit knows {SCHEMA}"
