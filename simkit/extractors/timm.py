@@ -61,8 +61,8 @@ class Timm(Extractor):
     def recipe(self) -> dict[str, Any]:
         configuration = self._configuration()
         recipe = recipe_of(self) | {"model": _full_name(configuration), "preprocessing": asdict(self._preprocessing(configuration)) | {"antialias": True}}
-        if arguments := _arguments(self.model):  # of a folder or repository
-            recipe["arguments"] = arguments
+        if ":" in self.model:  # a folder or repository brings its own
+            recipe["arguments"] = _arguments(self.model)
         del recipe["checkpoint"]
         if self.checkpoint is not None:
             return recipe | {"weights": file_digest(self.checkpoint), "seed": 0}
