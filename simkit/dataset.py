@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from simkit.recipe import canonical
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NOTIONS", "Dataset", "DatasetCard", "ImageReader", "RemarkingReader", "Skipped", "card_of"]
+__all__ = ["NOTIONS", "Dataset", "DatasetCard", "ImageReader", "RemarkingReader", "Skipped", "card_of", "image_facts"]
 
 NOTIONS: dict[str, str] = {
     "domain": "medical or natural (any words)",
@@ -35,7 +35,10 @@ NOTIONS: dict[str, str] = {
 
 
 class ImageReader(Protocol):
-    """How a source hands out its images: by position, as 8-bit arrays, with a digest of each image's stored content."""
+    """How a source hands out its images: by position, as 8-bit arrays, with a digest of each image's stored content.
+
+    A reader that holds its images in memory says so by a class attribute ``in_memory = True``: it is then not sent to other processes.
+    """
 
     def read(self, index: int) -> np.ndarray:
         """Image as uint8 (height, width, 1 or 3). Raises DataError naming the file when it cannot be decoded."""
@@ -273,16 +276,11 @@ def _image_statistics(image: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
-def readable(
-    dataset: Dataset, indices: Sequence[int] | None = None, *, remarks: Counter[str] | None = None,
-) -> Iterator[tuple[int, np.ndarray | Problem]]:
-    """Each position with its image, or with the problem that makes it unreadable; remarks of the reader are counted."""
+def readable(dataset: Dataset, indices: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray | Problem]]:
+    """Each position with its image, or with the problem that makes it unreadable."""
     for index in range(len(dataset)) if indices is None else indices:
         try:
-            image, said = dataset.remarked(index)
-            if remarks is not None:
-                remarks.update(said)
-            yield index, image
+            yield index, dataset.read(index)
         except DataError as error:
             yield index, error.problems[0]
 
@@ -292,8 +290,29 @@ def reason_of(problem: Problem) -> str:
     return f"{problem.message} ({problem.fix})" if problem.fix else problem.message
 
 
-def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> tuple[DatasetCard, Dataset]:
-    """Reads every image once; returns the card and the data set without the images that cannot be read (listed in ``skipped``).
+def image_facts(image: np.ndarray) -> np.ndarray:
+    """What a card keeps of an image, float64 (21,): height, width, whether it is grey, and six statistics of each of three channels."""
+    grey = image.shape[2] == 1 or bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
+    per_channel = _image_statistics(image[..., :1] if grey else image)
+    return np.concatenate([[*image.shape[:2], grey], (np.repeat(per_channel, 3, axis=0) if grey else per_channel).ravel()])
+
+
+def facts_of(dataset: Dataset) -> Iterator[tuple[int, np.ndarray | Problem, tuple[str, ...]]]:
+    """Each position with :func:`image_facts`, or with the problem that makes the image unreadable, and the reader's remarks."""
+    for index in range(len(dataset)):
+        try:
+            image, remarks = dataset.remarked(index)
+            yield index, image_facts(image), remarks
+        except DataError as error:
+            yield index, error.problems[0], ()
+
+
+def card_of(dataset: Dataset, facts: Iterable[tuple[int, np.ndarray | Problem, tuple[str, ...]]] | None = None) -> tuple[DatasetCard, Dataset]:
+    """The card, and the data set without the images that cannot be read (listed in ``skipped``); every image is read once.
+
+    Args:
+        dataset: to be described.
+        facts: of its images in order, where other processes find them; by default :func:`facts_of`.
 
     Raises:
         DataError: when no image can be read, naming the first twenty.
@@ -301,28 +320,24 @@ def card_of(dataset: Dataset, progress: Callable[[int], None] | None = None) -> 
     good: list[int] = []
     problems: list[Problem] = []
     bad: list[Skipped] = []
-    sizes, grey, statistics = [], [], []
+    rows: list[np.ndarray] = []
     remarks: Counter[str] = Counter()
-    for index, image in readable(dataset, remarks=remarks):
-        if progress:
-            progress(1)
-        if isinstance(image, Problem):
-            problems.append(image)
-            bad.append(Skipped(dataset.name, dataset.keys[index], reason_of(image)))
+    for index, fact, said in facts_of(dataset) if facts is None else facts:
+        remarks.update(said)
+        if isinstance(fact, Problem):
+            problems.append(fact)
+            bad.append(Skipped(dataset.name, dataset.keys[index], reason_of(fact)))
             continue
         good.append(index)
-        sizes.append(image.shape[:2])
-        one = image.shape[2] == 1 or bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
-        grey.append(one)
-        per_channel = _image_statistics(image[..., :1] if one else image)
-        statistics.append(np.repeat(per_channel, 3, axis=0) if one else per_channel)
+        rows.append(fact)
     if not good:
         raise DataError("", "", "", problems=problems)
     kept = dataset.take(good, bad) if bad else dataset
-    stacked = np.stack(statistics)
+    table = np.stack(rows)
+    stacked, grey = table[:, 3:].reshape(-1, 3, 6), table[:, 2] > 0
     histogram = np.concatenate([stacked.mean(0), stacked.std(0)], axis=1)
-    height, width = np.median(np.array(sizes, dtype=float), axis=0)
-    all_grey = all(grey)
+    height, width = np.median(table[:, :2], axis=0)
+    all_grey = bool(grey.all())
     card = DatasetCard(
         name=kept.name, fingerprint=kept.fingerprint, images=len(kept), class_counts=kept.class_counts,
         groups=len(set(kept.groups)) if kept.groups else 0, channels=1 if all_grey else 3, grey_share=float(np.mean(grey)),

@@ -20,7 +20,9 @@ from simkit.errors import DataError, Problem, ResourceError
 from simkit.extractors import decoding
 from simkit.extractors.base import AUTOMATIC, OutOfMemory, extract
 from simkit.extractors.network_session import Preprocessing
+from simkit.sources.array import from_arrays
 from simkit.sources.decode import decode_remarked
+from simkit.sources.npz import Npz
 
 
 def dataset(n: int = 200, **options: object) -> Dataset:
@@ -226,3 +228,31 @@ def test_no_worker_outlives_an_error_that_is_kept() -> None:
         list(extract(Broken(), dataset(), range(200), batch_size=4, workers=2))
     assert kept.value.__traceback__ is not None
     assert children() == []
+
+
+def test_images_in_memory_are_not_sent_to_other_processes(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (100, 20, 20), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", train_images=images, train_labels=np.zeros((100, 1), np.uint8))
+    for data in (from_arrays(images), Npz(path=tmp_path / "set.npz", splits=("train",)).load("set", tmp_path)):
+        stream = decoding.prepared_images(data, range(100), RULE, workers=2, shape=(32, 32, 3))
+        first = next(stream)
+        assert children() == []
+        np.testing.assert_array_equal(first.pixels, RULE(images[0][:, :, None]))
+        stream.close()
+
+
+def test_the_batch_size_that_was_found_is_kept_for_the_next_data_set(caplog: pytest.LogCaptureFixture) -> None:
+    class Steady(Counting):
+        def launch(self, batch: np.ndarray) -> np.ndarray:
+            time.sleep(0.002 * len(batch))  # no size is faster than another
+            return super().launch(batch)
+
+    session = Steady()
+    with caplog.at_level("INFO", logger="simkit"):
+        list(extract(session, dataset(600), range(600), batch_size=AUTOMATIC, workers=1))
+        assert caplog.text.count("found by trying") == 1
+        assert session.preferred > 0
+        session.sizes.clear()
+        list(extract(session, dataset(200), range(200), batch_size=AUTOMATIC, workers=1))
+    assert session.sizes[0] == session.preferred
+    assert caplog.text.count("found by trying") == 1

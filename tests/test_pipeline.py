@@ -234,3 +234,43 @@ def test_scores_that_were_stored_before_there_were_ceilings_are_read() -> None:
     """Measures of cards have the same recipe as then."""
     stored = {"value": 1.5, "converged": True, "detail": {"source": 30}, "interval": None, "floor": None, "flags": ["small"]}
     assert scoring._score_from(stored) == Score(1.5, detail={"source": 30}, flags=("small",))
+
+
+def test_an_image_that_can_be_read_again_comes_back_into_its_card(tmp_path: Path) -> None:
+    from strange_reader import Strange
+
+    from simkit.dataset import Dataset
+    from simkit.pipeline.progress import Progress
+    from simkit.pipeline.stages import read_card
+
+    flag, store = tmp_path / "installed", Store(tmp_path / "store")
+    data = Dataset("strange", tuple(map(str, range(40))), Strange(waits_for=str(flag), bad=(3,)))
+    store.prepare()
+    first, kept = read_card(data, store, Progress())
+    assert (first.images, first.skipped, len(kept)) == (39, 1, 39)
+    assert read_card(data, store, Progress())[0] == first
+    flag.write_text("now", encoding="utf-8")
+    again, kept = read_card(data, store, Progress())
+    assert (again.images, again.skipped, len(kept)) == (40, 0, 40)
+
+
+def test_a_card_is_the_same_from_processes_and_from_this_one(tmp_path: Path) -> None:
+    from dataclasses import asdict
+
+    from simkit.dataset import card_of
+    from simkit.pipeline.progress import Progress
+    from simkit.pipeline.stages import read_card
+
+    data = simkit.load(write_images(tmp_path / "demo", {"a": 30, "b": 20}))
+    store = Store(tmp_path / "store")
+    store.prepare()
+    assert asdict(read_card(data, store, Progress())[0]) == asdict(card_of(data)[0])
+
+
+def test_more_components_than_images_are_refused_before_an_image_is_embedded(tmp_path: Path) -> None:
+    folders = [write_images(tmp_path / name, {"a": 6, "b": 6}) for name in ("near", "goal")]
+    with pytest.raises(NotEnoughData, match=r"pca:40: 24 images vary in 23 dimensions at most\nfix: give pca:23 at most, or random:40"):
+        simkit.distance([folders[0]], folders[1], "kid", extractor="pixels", projection="pca:40", store=tmp_path / "store")
+    assert not (tmp_path / "store" / "embeddings").exists()
+    table = simkit.distance([folders[0]], folders[1], "kid", extractor="pixels", projection="pca:5", repeats=0, store=tmp_path / "store")
+    assert len(table) == 1

@@ -153,6 +153,16 @@ def _show_artefact(output: Output, path: Path) -> None:
     output.result(json_text(value), value, [path.name])
 
 
+def _ask(question: str) -> None:
+    """Goes on after a yes. A terminal that gives no answer is an error, an interruption is one."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort as stop:
+        if isinstance(stop.__context__, EOFError):
+            raise UsageError("SK104", "simkit store prune", "no answer was given, nothing was deleted", "answer y, or add --yes") from None
+        raise
+
+
 def _is_store(root: Path) -> None:
     """Refuses to clean or repair a folder that is something else: its files are the user's."""
     if root.exists() and not root.is_dir():
@@ -213,7 +223,7 @@ def prune(
     lines = [f"{kind:<12} {len(part):>9,} files {_size(sum(one.size for one in part)):>10}" for kind, part in parts.items()]
     if found and not dry_run and not yes:
         click.echo("\n".join(lines), err=True)
-        click.confirm(f"Delete {len(found):,} files ({_size(size)}) of {place.root}?", abort=True, err=True)
+        _ask(f"Delete {len(found):,} files ({_size(size)}) of {place.root}?")
     freed = 0 if dry_run else remove(place.root, found)
     said = f"would free {_size(size)}" if dry_run else f"freed {_size(freed)}"
     value = {"dry_run": dry_run, "files": len(found), "bytes": size, "freed": freed, "kinds": {kind: len(part) for kind, part in parts.items()}}

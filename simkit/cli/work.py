@@ -96,12 +96,17 @@ def embed(
     if reduced is not None and out is None:
         raise UsageError("SK104", "--projection", "reduces the features that --out writes, and there is no --out", "add --out FOLDER")
     if out is not None:
+        if Path(out).is_file():
+            raise UsageError("SK102", "--out", f"{out} is a file, a folder is wanted", "name a folder; one .npz per data set is written there")
         check_writable(Path(out) / "embedding.npz")
     made = extractor_of({extractor: settings(pairs, "--set")})
     read = read_study(study) if study else None
     options = settings(data_settings, "--data-set")
     datasets = [load(one, study=read, **options) for one in data]
     _unique([d.name for d in datasets])
+    for dataset in datasets:
+        if empty := [name for name, count in dataset.class_counts.items() if not count]:
+            output.say(f"{dataset.name}: no image of {', '.join(empty[:5])}{' ...' if len(empty) > 5 else ''}")
     done = embedded(datasets, made, device=device, effort=Effort(batch_size, workers, backend), store=store, strict=strict, progress=output, projection=reduced)
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []

@@ -231,6 +231,8 @@ def _network_batches(session: NetworkSessionLike, images: Iterator[Prepared], si
             started = time.perf_counter()
             features = _features(session, taken, size)
             size.measured(len(taken.pixels), time.perf_counter() - started)
+            if not size.automatic:
+                session.preferred = size.now  # the next data set need not try again
             yield taken, features
             continue
         try:

@@ -132,21 +132,9 @@ class _HuggingfaceSession(NetworkSession):
 class FloorCropped(Preprocessing):
     """The centre is cut out as transformers does: where it lies between two pixels, the upper left one is taken."""
 
-    def cropped(self, image: np.ndarray) -> np.ndarray:
-        """See :meth:`Preprocessing.cropped`."""
-        from PIL import Image
-
-        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
-        width, height = picture.size
-        if not self.keep_aspect:
-            size = (self.resize, self.resize)
-        elif width <= height:
-            size = (self.resize, int(self.resize * height / width))
-        else:
-            size = (int(self.resize * width / height), self.resize)
-        picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
-        left, top = (size[0] - self.crop) // 2, (size[1] - self.crop) // 2
-        return np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
+    def corner(self, width: int, height: int) -> tuple[int, int]:
+        """See :meth:`Preprocessing.corner`."""
+        return (width - self.crop) // 2, (height - self.crop) // 2
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------------------------

@@ -58,17 +58,24 @@ class Preprocessing:
         from PIL import Image
 
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
-        width, height = picture.size
+        size = self.resized(*picture.size)
+        picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = self.corner(*size)
+        return np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing, at least those of the crop."""
         if not self.keep_aspect:
             size = (self.resize, self.resize)
         elif width <= height:
             size = (self.resize, int(self.resize * height / width))
         else:
             size = (int(self.resize * width / height), self.resize)
-        size = (max(self.crop, size[0]), max(self.crop, size[1]))
-        picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
-        left, top = round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
-        return np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
+        return max(self.crop, size[0]), max(self.crop, size[1])
+
+    def corner(self, width: int, height: int) -> tuple[int, int]:
+        """Left and top of the crop in the resized image: torchvision's rounding (to the even one of two)."""
+        return round((width - self.crop) / 2), round((height - self.crop) / 2)
 
 
 class NetworkSession:

@@ -17,7 +17,7 @@ from simkit.extractors.projection import Projection, projection_of
 from simkit.pipeline.planning import plan, plan_transfer
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.running import score_study, score_table
-from simkit.pipeline.stages import Effort, Embedded, Sessions, embed_dataset, projected, read_card, space_of, strictly
+from simkit.pipeline.stages import Effort, Embedded, Sessions, check_projection, embed_dataset, projected, read_card, space_of, strictly
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, build_options
 from simkit.report.content import Unavailable
 from simkit.sources import detect, name_for
@@ -131,6 +131,7 @@ def embedded(
         for dataset in datasets:
             strictly(read_card(dataset, place, progress, strict=True)[1])
     sessions = Sessions(extractor, chosen, effort)
+    check_projection(projection, datasets)
     done = []
     for dataset in datasets:
         done.append(embed_dataset(dataset, sessions, place, progress))

@@ -12,7 +12,7 @@ from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, Sim
 from simkit.estimators.comparison import Sampling
 from simkit.extractors.base import extract
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
-from simkit.pipeline.stages import space_of, stored_card, strictly
+from simkit.pipeline.stages import check_projection, space_of, stored_card, strictly
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
@@ -140,6 +140,7 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
         if isinstance(getattr(method, "device", None), str):
             resolve_device(method.device, where=f"methods: {method.name}.device")
     _check_sizes(methods, study, datasets)
+    check_projection(study.projection, [dataset for name, dataset in datasets.items() if name in {*study.sources, *study.targets}])
     store = Store(study.store)
     steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)
     steps += _score_steps(study, kept, store, methods, impossible)

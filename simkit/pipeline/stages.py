@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from simkit.dataset import Dataset, DatasetCard, Skipped, card_of, reason_of
+from simkit.dataset import Dataset, DatasetCard, Skipped, card_of, image_facts, reason_of
 from simkit.embedding import Embedding
-from simkit.errors import DataError, Problem, UsageError, nearest
+from simkit.errors import DataError, NotEnoughData, Problem, UsageError, nearest
 from simkit.extractors.backends import BACKENDS
 from simkit.extractors.base import AUTOMATIC, Extractor, Session, extract
+from simkit.extractors.decoding import prepared_images
 from simkit.extractors.projection import Projection
 from simkit.pipeline.progress import Progress
 from simkit.recipe import digest, recipe_of
@@ -22,7 +23,8 @@ from simkit.store import ROWS_PER_SHARD, Store
 from simkit.study import Study
 
 __all__ = [
-    "CARD_VERSION", "Effort", "Embedded", "Sessions", "card_key", "cores", "embed_dataset", "projected", "read_card", "space_digest", "space_of",
+    "CARD_VERSION", "Effort", "Embedded", "Sessions", "card_key", "check_projection", "cores", "embed_dataset", "projected", "read_card", "space_digest",
+    "space_of",
     "stored_card", "strictly",
 ]
 
@@ -57,7 +59,9 @@ def card_key(dataset: Dataset) -> str:
 
 
 def stored_card(dataset: Dataset, store: Store) -> tuple[DatasetCard, Dataset] | None:
-    """The card from the store, with the data set without its unreadable images; or None."""
+    """The card from the store, with the data set without its unreadable images; or None, also where one of those can be read now
+    (because a package that decodes it was installed, say).
+    """
     value = store.load_json("card", card_key(dataset))
     if value is None:
         return None
@@ -65,6 +69,9 @@ def stored_card(dataset: Dataset, store: Store) -> tuple[DatasetCard, Dataset] |
     bad = {i: unreadable[d] for i, d in enumerate(dataset.digests) if d in unreadable}
     kept = dataset
     if bad:
+        again = prepared_images(dataset, list(bad), image_facts, workers=1, shape=None, few=0)
+        if not all(isinstance(one.pixels, Problem) for one in again):
+            return None
         skipped = [Skipped(dataset.name, dataset.keys[i], reason) for i, reason in bad.items()]
         kept = dataset.take([i for i in range(len(dataset)) if i not in bad], skipped)
     content = value["card"] | {"histogram": tuple(tuple(row) for row in value["card"]["histogram"])}
@@ -72,12 +79,18 @@ def stored_card(dataset: Dataset, store: Store) -> tuple[DatasetCard, Dataset] |
     return DatasetCard(**content), kept
 
 
+def _facts(dataset: Dataset, done: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray | Problem, tuple[str, ...]]]:
+    for one in prepared_images(dataset, range(len(dataset)), image_facts, workers=cores(), shape=None):
+        done(1)
+        yield one.index, one.pixels, one.remarks
+
+
 def read_card(dataset: Dataset, store: Store, progress: Progress, *, strict: bool = False) -> tuple[DatasetCard, Dataset]:
     """Card of a data set, and the data set without the images that cannot be read; decodes every image unless that is stored."""
     found = stored_card(dataset, store)
     if found is None:
         with progress.counting(f"reading {dataset.name}", len(dataset), "images") as done:
-            card, kept = card_of(dataset, done)
+            card, kept = card_of(dataset, _facts(dataset, done))
         digests = dict(zip(dataset.keys, dataset.digests, strict=True))
         new = kept.skipped[len(dataset.skipped) :]
         unreadable = {digests[s.key]: s.reason for s in new}
@@ -140,6 +153,8 @@ class Sessions:
     """Loads the extractor once, and only when an image has to be embedded."""
 
     def __init__(self, extractor: Extractor, device: str, effort: Effort):
+        if effort.backend not in ("auto", "torch") and not extractor.needs_device:
+            raise UsageError("SK102", "backend", f"{extractor.name} is no network of torch", "leave backend out")
         self.extractor, self.device, self.effort = extractor, device, effort
         self._session: Session | None = None
 
@@ -158,14 +173,8 @@ class Sessions:
             return
         if self.effort.backend == "auto" and (len(todo) < WORTH_TRYING or not self.device.startswith("cpu")):
             return
-        example = []
-        for index in todo:
-            try:
-                example.append(session.prepare(dataset.read(index)))
-            except DataError:  # it is named when its turn comes
-                continue
-            if len(example) == ENGINE_BATCH:
-                break
+        first = prepared_images(dataset, todo[: 2 * ENGINE_BATCH], session.prepare, workers=1, shape=None)
+        example = [np.array(one.pixels) for one in first if not isinstance(one.pixels, Problem)][:ENGINE_BATCH]  # the others are named when their turn comes
         if example:
             rest = [example[i % len(example)] for i in range(ENGINE_BATCH)]
             said = session.use(self.effort.backend, np.stack(rest))
@@ -225,6 +234,14 @@ def space_of(study: Study, store: Store, datasets: Mapping[str, Dataset]) -> str
         return ""
     used = [dataset for name, dataset in datasets.items() if name in {*study.sources, *study.targets}]
     return space_digest(store.shelf(study.extractor.recipe()).digest, study.projection, used)
+
+
+def check_projection(projection: Projection | None, datasets: Iterable[Dataset]) -> None:
+    """Refuses, before any image is embedded, more principal components than there are images."""
+    images = sum(len(dataset) for dataset in datasets)
+    if projection is not None and projection.method == "pca" and projection.dimensions >= images:
+        fix = f"give pca:{images - 1} at most, or random:{projection.dimensions}"
+        raise NotEnoughData("SK501", str(projection), f"{images} images vary in {images - 1} dimensions at most", fix)
 
 
 def projected(embedded: Sequence[Embedded], projection: Projection | None, fitted_on: Collection[str], progress: Progress) -> list[Embedded]:

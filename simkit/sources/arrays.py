@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class ArrayReader:
         images: uint8 (height, width, 1 or 3) each.
     """
 
+    in_memory: ClassVar = True
     images: Sequence[np.ndarray]
 
     def read(self, index: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -125,6 +125,7 @@ class NpzReader:
         windows: the window of all images, once it was found.
     """
 
+    in_memory: ClassVar = True  # every other process would decompress the whole file again
     path: str
     counts: Mapping[str, int]
     rules: Intensity = field(default_factory=Intensity)

@@ -199,6 +199,11 @@ class JoinedReader:
     readers: tuple[ImageReader, ...]
     counts: tuple[int, ...]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether a part holds its images in memory."""
+        return any(getattr(reader, "in_memory", False) for reader in self.readers)
+
     def read(self, index: int) -> np.ndarray:
         """See the readers."""
         reader, row = self._at(index)
