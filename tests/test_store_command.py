@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -181,3 +182,22 @@ def test_a_damaged_marker_is_set_aside_by_repair(tmp_path: Path) -> None:
     assert entry(["store", "list", "--store", str(root)]) == 6
     assert entry(["store", "verify", "--repair", "--store", str(root)]) == 0
     assert entry(["store", "list", "--store", str(root)]) == 0
+
+
+def test_a_changed_recipe_is_found_and_made_again(store: Store) -> None:
+    recipe = shard(store).parent / "recipe.json"
+    whole = recipe.read_text(encoding="utf-8")
+    recipe.write_text(whole.replace("{", '{"seed": 7, ', 1), encoding="utf-8")
+    assert entry(["store", "verify"]) == 6
+    assert entry(["store", "verify", "--repair"]) == 0
+    assert not recipe.exists()
+    shelf = Store(store.root).shelf(json.loads(whole))
+    shelf.gather(sorted(shelf.known()))
+    assert recipe.read_text(encoding="utf-8") == whole
+
+
+def test_no_answer_deletes_nothing_and_names_the_option(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert entry(["store", "prune", "--kind", "embeddings"]) == 2
+    assert "no answer was given, nothing was deleted\nfix: answer y, or add --yes" in capsys.readouterr().err
+    assert shard(store).exists()

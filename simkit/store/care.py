@@ -13,6 +13,7 @@ from typing import Any
 
 from simkit.errors import IntegrityError
 from simkit.files import TEMPORARY, abandoned, resource_errors
+from simkit.recipe import digest
 from simkit.store.shards import SHARD_NAME, check_digest, check_schema, damaged, read_header, read_ids, read_json, value_digest
 
 __all__ = ["EXPENDABLE", "Finding", "Removal", "contents", "extractor_line", "files_below", "prunable", "quarantine", "remove", "verify"]
@@ -88,6 +89,8 @@ def _verify_file(path: Path, kind: str) -> None:
         raise damaged(path, "is a symbolic link; simkit makes none in the store")
     if path.suffix == ".json":
         content = read_json(path)
+        if kind == "embeddings" and path.name == "recipe.json" and digest(content)[:24] != path.parent.name:
+            raise damaged(path, "is not the recipe of the folder that it lies in")
         if "sha256" in content:
             check_schema(path, content.get("schema"))
             if content["sha256"] != value_digest(content.get("value")):

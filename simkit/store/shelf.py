@@ -202,7 +202,9 @@ class EmbeddingShelf:
     def _mark_use(self) -> None:
         """The time of recipe.json is that of the last use, for `simkit store list` and `prune --older-than`; a read-only store keeps the old one."""
         path = self.folder / "recipe.json"
-        if os.access(self.root, os.W_OK) and os.access(path, os.W_OK):
+        if os.access(self.root, os.W_OK) and not path.exists():  # it was set aside as damaged
+            write_json(path, self.recipe)
+        elif os.access(self.root, os.W_OK) and os.access(path, os.W_OK):
             with resource_errors(path):
                 os.utime(path)
 
