@@ -274,3 +274,21 @@ def test_more_components_than_images_are_refused_before_an_image_is_embedded(tmp
     assert not (tmp_path / "store" / "embeddings").exists()
     table = simkit.distance([folders[0]], folders[1], "kid", extractor="pixels", projection="pca:5", repeats=0, store=tmp_path / "store")
     assert len(table) == 1
+
+
+def test_an_engine_is_chosen_at_the_first_data_set_that_is_large_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.extractors.torchvision import Torchvision
+    from simkit.pipeline import stages
+    from simkit.pipeline.progress import Progress
+
+    few, many = (simkit.load(write_images(tmp_path / name, {"a": count, "b": count})) for name, count in (("few", 3), ("many", 9)))
+    monkeypatch.setattr(stages, "WORTH_TRYING", 10)
+    sessions = stages.Sessions(Torchvision(network="squeezenet1_1", weights="random", image_size=64), "cpu", stages.Effort())
+    tried: list[str] = []
+    session = sessions.get(few, range(6), Progress())
+    monkeypatch.setattr(session, "use", lambda backend, example: (tried.append(f"{backend} {len(example)}"), "torch")[1])
+    for data in (few, many, many):
+        assert sessions.get(data, range(len(data)), Progress()) is session
+    assert tried == [f"auto {stages.ENGINE_BATCH}"]
+    with pytest.raises(UsageError, match="pixels is no network of torch"):
+        simkit.embed(few, extractor="pixels", backend="openvino", store=tmp_path / "store")

@@ -34,7 +34,7 @@ FLUSH_SECONDS = 60.0
 WORTH_TRYING = 1000
 """So many images repay the seconds that it takes to try other engines than torch."""
 
-ENGINE_BATCH = 32
+ENGINE_BATCH = 16
 """Images of a batch of such an engine."""
 
 
@@ -157,21 +157,24 @@ class Sessions:
             raise UsageError("SK102", "backend", f"{extractor.name} is no network of torch", "leave backend out")
         self.extractor, self.device, self.effort = extractor, device, effort
         self._session: Session | None = None
+        self._chosen = False
 
     def get(self, dataset: Dataset, todo: Sequence[int], progress: Progress) -> Session:
         """The session, ready for the images of a data set; says what computes it when that is no plain torch."""
         if self._session is None:
             self._session = self.extractor.session(self.device)
+        if not self._chosen and (self.effort.backend != "auto" or len(todo) >= WORTH_TRYING):
+            self._chosen = True
             self._choose(self._session, dataset, todo, progress)
         return self._session
 
     def _choose(self, session: Session, dataset: Dataset, todo: Sequence[int], progress: Progress) -> None:
-        """Another engine than torch: the one that was asked for; with "auto", only where the work is long enough to repay trying."""
+        """Another engine than torch: the one that was asked for, or the fastest."""
         if not hasattr(session, "use"):
             if self.effort.backend not in ("auto", "torch"):
                 raise UsageError("SK102", "backend", f"{self.extractor.name} is no network of torch", "leave backend out")
             return
-        if self.effort.backend == "auto" and (len(todo) < WORTH_TRYING or not self.device.startswith("cpu")):
+        if self.effort.backend == "auto" and not self.device.startswith("cpu"):
             return
         first = prepared_images(dataset, todo[: 2 * ENGINE_BATCH], session.prepare, workers=1, shape=None)
         example = [np.array(one.pixels) for one in first if not isinstance(one.pixels, Problem)][:ENGINE_BATCH]  # the others are named when their turn comes
