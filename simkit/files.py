@@ -70,13 +70,14 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
         view = view[os.write(handle, view) :]
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[Path], None] | None = None) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[Path], None] | None = None, durable: bool = True) -> None:
     """Writes a file so that a reader, a kill or a full disk sees the old content or the new, never a mixture.
 
     Args:
         path: where; its folder is made when missing. A symbolic link stays one: what it leads to is written.
         data: the content; ignored when ``writer`` is given.
         writer: writes the content to the temporary path it is called with (for formats with their own writer).
+        durable: wait until the disk has it; without, a kill leaves old or new as ever, but a power cut can leave a damaged file.
 
     Raises:
         ResourceError: a folder, a device, a pipe or a socket of that name; no space, no permission.
@@ -93,17 +94,23 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, writer: Callable[[
                 handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 write_all(handle, data if writer is None else b"")
-                os.fsync(handle)
+                if durable:
+                    os.fsync(handle)
             finally:
                 os.close(handle)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        if durable:
+            _flush_folder(path.parent)
+
+
+def _flush_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "build_network", "check_network", "download_network", "file_digest", "fitting_network", "head_of", "host_error", "hub_file", "import_timm",
-    "import_torchvision", "load_body", "state_of", "weights_enum", "weights_present",
+    "AUXILIARY", "WEIGHT_FILES", "build_network", "check_network", "densenet_name", "download_network", "file_digest", "fitting_network", "head_of",
+    "host_error", "hub_file", "import_timm", "import_torchvision", "load_body", "network_names", "state_of", "timm_cached", "timm_files",
+    "timm_repository", "verified", "weights_enum", "weights_present",
 ]
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -25,6 +26,12 @@ AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 STATED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 """torchvision and timm call their files name-0123abcd.pth, by the first digits of the SHA-256."""
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What the weights are called in a repository of the Hugging Face hub, in the order in which timm looks for them."""
+
+PATIENCE = 20.0
+"""Seconds without an answer after which a download is given up: torch.hub by itself would wait for ever."""
 
 SHOWN = 4
 
@@ -36,7 +43,8 @@ FAMILIES = (
 """How names of tensors of a family of torchvision begin, and what is in the names of its networks."""
 
 
-def _known() -> list[str]:
+def network_names() -> list[str]:
+    """All classification networks of the installed torchvision."""
     import torchvision
 
     return list(torchvision.models.list_models(module=torchvision.models))
@@ -45,7 +53,7 @@ def _known() -> list[str]:
 def check_network(network: str, where: str) -> None:
     """UsageError with the nearest name when torchvision has no classification network of that name."""
     import_torchvision()
-    known = _known()
+    known = network_names()
     if network.startswith("quantized_"):
         plain = network.removeprefix("quantized_")
         message = f"'{network}' is quantised: its values are integers on the CPU only, which simkit does not take as features"
@@ -195,20 +203,60 @@ def hub_file(url: str) -> Path:
         ResourceError: it cannot be downloaded.
         IntegrityError: the digest is another one.
     """
+    import socket
+
     import torch
 
     path, stated = _hub_path(url), STATED_DIGEST.search(url)
     if path.exists():
         _check_digest(path, url)
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    patience = socket.getdefaulttimeout()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        socket.setdefaulttimeout(PATIENCE)
         torch.hub.download_url_to_file(url, str(path), stated[1] if stated else None, progress=False)
     except OSError as error:
         raise _unreachable(url, error) from error
     except RuntimeError as error:  # "invalid hash value", with both
         raise IntegrityError("SK402", path.name, f"the download is damaged: {error}", f"try again, or put the file of {url} at {path}") from error
+    finally:
+        socket.setdefaulttimeout(patience)
     return path
+
+
+def timm_files(configuration: Any) -> tuple[str, ...]:
+    """What timm's weights may be called in their repository of the Hugging Face hub."""
+    named = configuration.hf_hub_filename
+    return (str(Path(named).with_suffix(".safetensors")), named) if named else WEIGHT_FILES
+
+
+def timm_repository(configuration: Any) -> tuple[str, str]:
+    """Repository of the Hugging Face hub that holds timm's weights, and its revision (may be empty)."""
+    name, _, revision = str(configuration.hf_hub_id).partition("@")
+    return name, revision
+
+
+def timm_cached(configuration: Any) -> Path | None:
+    """The file of timm's weights in the cache of the Hugging Face hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, revision = timm_repository(configuration)
+    found = (try_to_load_from_cache(name, file, revision=revision or None) for file in timm_files(configuration))
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def verified(file: Path) -> Path:
+    """A file of the hub's cache, which calls large files by their SHA-256; refused when it is another.
+
+    Raises:
+        IntegrityError: naming both digests. The file is kept.
+    """
+    stated = file.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", stated) and (found := file_digest(file)) != stated:
+        message = f"the weights file is damaged: its SHA-256 is {found}, wanted {stated}"
+        raise IntegrityError("SK402", str(file), message, "the file was kept; move it away so that it is downloaded again")
+    return file
 
 
 def _unreachable(url: str, error: Exception) -> ResourceError:
@@ -325,7 +373,7 @@ def load_body(model: torch.nn.Module, state: Mapping[str, torch.Tensor], where: 
 
     ignored = (*(f"{head}." for head in heads), *AUXILIARY)
     own = {key: value for key, value in model.state_dict().items() if not key.startswith(ignored)}
-    state = {_densenet_name(key): value for key, value in state.items()}
+    state = {densenet_name(key): value for key, value in state.items()}
     prefix = prefix or _prefix(own, state)
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     aside = len(state) - len(given)
@@ -361,7 +409,7 @@ def _prefix(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) 
     return full[0] if len(full) == 1 else ""
 
 
-def _densenet_name(key: str) -> str:
+def densenet_name(key: str) -> str:
     """torchvision's DenseNet files hold ``norm.1`` where the modules are called ``norm1``."""
     return re.sub(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
 
@@ -371,7 +419,7 @@ def fitting_network(state: Mapping[str, torch.Tensor]) -> str:
     import torch
 
     family = next((name for start, name in FAMILIES if any(re.match(start, key) for key in state)), None)
-    for network in _known() if family is not None else []:
+    for network in network_names() if family is not None else []:
         if not re.search(str(family), network) or network == "regnet_y_128gf":  # which takes long to build
             continue
         with torch.device("cpu" if family == "regnet" else "meta"):

@@ -14,12 +14,14 @@ from simkit.dataset import NOTIONS, Dataset
 from simkit.errors import DataError, Problems, SimkitError, UsageError, nearest
 from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, OptionInfo, Registry, Spec, build_options, option, options_of, parse_spec, union_members
-from simkit.transfer import Protocol
+from simkit.transfer import Protocol, is_path, presets, protocol_of
 
 __all__ = ["CorrelateOptions", "DatasetSpec", "Study", "aliases", "json_schema", "read_study", "study_from", "toml_text"]
 
 CEILING = "(ceiling: noise)"
 """Name of the synthetic unrelated data set; no data set of a user is called so."""
+
+PRESETS_HELP = "values that the other options start from; cats-scans: the set-up of arXiv 2107.05940"
 
 DEFAULT_METHODS: tuple[str, ...] = ("otdd", "frechet", "domain-classifier")
 
@@ -216,7 +218,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)
     projection = _projection(top.projection, f"{where}: projection", problems)
     methods, everything = _methods(content.get("methods", list(DEFAULT_METHODS)), f"{where}: methods", base, problems)
-    protocol = _table(Protocol, content, "finetune", where, base, problems)
+    protocol = _protocol(content, where, base, problems)
     correlate = _table(CorrelateOptions, content, "correlate", where, base, problems) or CorrelateOptions()
     if protocol is not None and top.transfer is not None:
         problems.add("SK103", f"{where}: transfer", "both [finetune] and transfer are given", "keep one: simkit trains, or the table holds the results")
@@ -279,10 +281,26 @@ def _rooted(cls: Any, options: Mapping[str, Any], base: Path) -> dict[str, Any]:
     for key in paths & options.keys():
         if isinstance(options[key], str) and options[key]:
             rooted[key] = str(base / Path(options[key]).expanduser())
-    weights = rooted.get("weights")
-    if cls is Protocol and isinstance(weights, Mapping):
-        rooted["weights"] = {name: str(base / path) if isinstance(path, str) else path for name, path in weights.items()}
     return rooted
+
+
+def _protocol(content: Mapping[str, Any], where: str, base: Path, problems: Problems) -> Protocol | None:
+    """The ``[finetune]`` table: its preset with its own values; paths of weights from the folder of the study file."""
+    values = content.get("finetune")
+    if values is None:
+        return None
+    if not isinstance(values, Mapping):
+        problems.add("SK103", f"{where}: finetune", f"{values!r} is not a table", "write [finetune] with one option a line")
+        return None
+    values = dict(values)
+    if isinstance(values.get("weights"), Mapping):
+        values["weights"] = {name: str(base / Path(value).expanduser()) if isinstance(value, str) and is_path(value) else value
+                             for name, value in values["weights"].items()}
+    try:
+        return protocol_of(values, f"{where}: finetune")
+    except SimkitError as error:
+        problems.catch(error)
+        return None
 
 
 def _table(cls: Any, content: Mapping[str, Any], key: str, where: str, base: Path, problems: Problems) -> Any:
@@ -462,7 +480,8 @@ def json_schema() -> dict[str, Any]:
         "datasets": {"type": "object", "minProperties": 1, "additionalProperties": dataset},
         "extractor": _json_spec(EXTRACTORS),
         "methods": {"anyOf": [{"type": "array", "minItems": 1, "items": method}, method]},
-        "finetune": _json_object(Protocol),
+        "finetune": _json_object(Protocol) | {"properties": {"protocol": {"enum": list(presets()), "default": "fair", "description": PRESETS_HELP},
+                                                             **_json_object(Protocol)["properties"]}},
         "correlate": _json_object(CorrelateOptions),
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "simkit study", **top, "required": ["targets", "datasets"]}

@@ -18,7 +18,7 @@ from simkit.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["BadCell", "RawTable", "ScoreTable", "TransferTable", "counted", "csv_text", "read_table"]
+__all__ = ["BadCell", "RawTable", "ScoreTable", "TransferTable", "counted", "csv_text", "read_table", "replicate_of"]
 
 LARGEST = 512 * 2**20
 """Largest table file that is read, in bytes."""
@@ -397,12 +397,57 @@ class ScoreTable(_Table):
 
 @dataclass(frozen=True, eq=False)
 class TransferTable(_Table):
-    """Performance of transfers: one row per (source, target, replicate).
+    """Performance of transfers: one row per (source, target, fold, seed, metric); the rows of a run's main metric stand before those of its others.
 
-    Columns: source, target, replicate (fold or seed); performance; metric; n_train, n_test (images); flags.
-    A performance of None is undefined, with the reason in flags.
+    Columns: source, target; fold ("1" to "k", "given", or any label); seed (whole number or empty); metric, value; baseline (what the metric
+    "relative-gain" is relative to, "self" or "scratch"; empty for others); lr, weight_decay, epochs (of the run); n_train, n_test (images);
+    seconds; leaky (test images that the source's pretraining has seen; empty: not known); flags; recipe (digest of the run). A value
+    of None is undefined, with the reason in flags.
     """
 
-    COLUMNS = ("source", "target", "replicate", "performance", "metric", "n_train", "n_test", "flags")
-    KEY = ("source", "target", "replicate")
-    REQUIRED = ("source", "target", "replicate", "metric")
+    COLUMNS = ("source", "target", "fold", "seed", "metric", "value", "baseline", "lr", "weight_decay", "epochs", "n_train", "n_test", "seconds", "leaky",
+               "flags", "recipe")
+    KEY = ("source", "target", "fold", "seed", "metric")
+    REQUIRED = ("source", "target", "fold", "metric")
+
+    @property
+    def main_metrics(self) -> dict[str, str]:
+        """Target -> its main metric: that of its first row."""
+        out: dict[str, str] = {}
+        for record in self.records:
+            out.setdefault(str(record["target"]), str(record["metric"]))
+        return out
+
+    def of_metric(self, metric: str | None = None) -> tuple[Mapping[str, Any], ...]:
+        """The rows of one metric, each with "replicate" (see :func:`replicate_of`) and "performance" (its value) beside its columns.
+
+        Args:
+            metric: None takes the main metric of each target.
+
+        Raises:
+            DataError: runs that have no row of the metric: no other metric of theirs can stand in for it.
+        """
+        wanted = self.main_metrics if metric is None else dict.fromkeys(self.main_metrics, metric)
+        rows = [record for record in self.records if str(record["metric"]) == wanted[str(record["target"])]]
+        there = {_run(record) for record in rows}
+        lacking: dict[str, dict[tuple[Any, ...], set[str]]] = {}
+        for record in self.records:
+            if _run(record) not in there:
+                lacking.setdefault(str(record["target"]), {}).setdefault(_run(record), set()).add(str(record["metric"]))
+        problems = Problems()
+        for target, runs in sorted(lacking.items()):
+            others = sorted({wanted[target]}.union(*runs.values()))
+            lack = f"{counted(len(runs), 'run')} {'has' if len(runs) == 1 else 'have'} no {wanted[target]} (the first is of {next(iter(runs))[0]})"
+            message = f"transfers to it are measured by {' and '.join(others)}; {lack}"
+            problems.add("SK203", target, message, "rank the sources by one metric, which every run has")
+        problems.raise_if_any(DataError)
+        return tuple({**record, "replicate": replicate_of(record["fold"], record.get("seed")), "performance": record.get("value")} for record in rows)
+
+
+def _run(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record.get(column) for column in ("source", "target", "fold", "seed"))
+
+
+def replicate_of(fold: Any, seed: Any) -> str:
+    """What tells repeated runs of a pair apart: "seed0-fold1", or the fold alone where there is no seed."""
+    return str(fold) if seed in (None, "") else f"seed{seed}" + (f"-fold{fold}" if fold not in (None, "") else "")

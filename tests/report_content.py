@@ -64,7 +64,7 @@ def content(names: tuple[str, ...] = (*HOSTILE, "isic", "busi", "stl10"), target
         for source in sources:
             for fold in range(5 if source != target else 0):
                 value, broken = min(1.0, quality[source] + float(rng.normal(0, 0.02))), source == names[-2] and fold == 4
-                transfers.append({"source": source, "target": target, "replicate": f"fold {fold}", "performance": None if broken else value, "metric": "auc",
+                transfers.append({"source": source, "target": target, "fold": f"fold {fold}", "value": None if broken else value, "metric": "auc",
                                   "n_train": 240, "n_test": 60, "flags": ("one class only in the test fold",) if broken else ()})
     transfer = TransferTable(tuple(transfers))
     ranking = {}

@@ -132,3 +132,20 @@ def test_nothing_defined_is_printed_and_has_its_own_status(tmp_path: Path, capsy
     assert "No method has a defined correlation with 4 sources and 2 targets" in said.out
     assert "error[SK502] " in said.err
     assert "far: t: the performance is constant (4 sources)" in said.err
+
+
+def test_the_rows_of_a_metric_are_picked_and_an_unknown_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores, transfers = tmp_path / "scores.csv", tmp_path / "transfer.csv"
+    scores.write_text("source,target,far\n" + "".join(f"s{i},t,{i}\n" for i in range(4)))
+    transfers.write_text("source,target,fold,seed,metric,value,leaky\n" + "".join(
+        f"s{i},t,{fold},0,{metric},{value},{int(i == 3)}\n" for i in range(4) for fold in (1, 2)
+        for metric, value in (("auc", 0.9 - i / 10), ("balanced-accuracy", 0.5 + i / 10))))
+    wanted = (str(scores), "--performance", str(transfers), "--distance", "far", *BOTH)
+    assert correlate(*wanted, "--json", str(tmp_path / "o.json")) == 0
+    assert "2 of 8 runs are leaky" in capsys.readouterr().out
+    assert json.loads((tmp_path / "o.json").read_text())["metric"] == "auc"
+    assert correlate(*wanted, "--metric", "balanced-accuracy", "--json", str(tmp_path / "o.json")) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["metric"] == "balanced-accuracy"
+    capsys.readouterr()
+    assert correlate(*wanted, "--metric", "acu") == 2
+    assert re.search(r"error\[SK101\] metric: no row of .*transfer.csv is of the metric 'acu' \(did you mean 'auc'\?\)", capsys.readouterr().err)

@@ -119,7 +119,7 @@ def test_correlate_reads_decimal_commas_of_one_or_two_tables(write: Write) -> No
     assert run(scores, performance=transfer, decimal=",").methods == expected
     with pytest.raises(DataError, match=r"transfer.csv:2 \(column 'performance'\): '0,5' holds a comma"):
         run(scores, performance=transfer)
-    assert read_transfer(transfer, decimal=",").records[0]["performance"] == 0.5
+    assert read_transfer(transfer, decimal=",").records[0]["value"] == 0.5
 
 
 def test_decimal_points_are_refused_beside_stated_decimal_commas(write: Write) -> None:

@@ -18,7 +18,7 @@ from simkit.tables import TransferTable
 
 
 def transfers(values: Mapping[str, Sequence[float | None]], *, target: str = "t", metric: str = "auc", **more: Any) -> TransferTable:
-    return TransferTable(tuple({"source": source, "target": target, "replicate": fold, "performance": value, "metric": metric, **more}
+    return TransferTable(tuple({"source": source, "target": target, "fold": fold, "value": value, "metric": metric, **more}
                                for source, folds in values.items() for fold, value in enumerate(folds)))
 
 
@@ -218,6 +218,14 @@ def test_mixed_metrics_and_empty_tables_are_refused() -> None:
         rank_sources(mixed)
     with pytest.raises(DataError, match=r"the table is empty \(0 rows\)"):
         rank_sources(TransferTable(()))
+
+
+def test_sources_are_ranked_by_the_main_metric_alone() -> None:
+    falling = {source: [1 - value for value in folds] for source, folds in FOLDS.items()}
+    both = TransferTable((*transfers(FOLDS).records, *transfers(falling, metric="log-loss").records))
+    assert rank_sources(both) == rank_sources(transfers(FOLDS))
+    with pytest.raises(UsageError, match=r"error\[SK211\] t: the performance is 'log-loss'"):
+        rank_sources(TransferTable(both.records[::-1]))
 
 
 @pytest.mark.shared

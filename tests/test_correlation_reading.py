@@ -60,7 +60,7 @@ def numbers(result: Correlation) -> dict[str, Any]:
 def test_every_shape_of_the_same_numbers_gives_the_same_result(write: Write, tmp_path: Path) -> None:
     expected = numbers(run(wide(write), distances=["far"]))
     scores = [{"source": s, "target": t, "method": "far", "value": v, "higher_is_better": False} for (s, t), v in FAR.items()]
-    transfers = [{"source": s, "target": t, "replicate": 0, "performance": v, "metric": "auc"} for (s, t), v in GOOD.items()]
+    transfers = [{"source": s, "target": t, "fold": "1", "seed": 0, "value": v, "metric": "auc"} for (s, t), v in GOOD.items()]
     score_table, transfer_table = ScoreTable(tuple(scores)), TransferTable(tuple(transfers))
     score_table.to_csv(tmp_path / "scores.csv")
     transfer_table.to_csv(tmp_path / "transfer.csv")
@@ -145,10 +145,10 @@ def test_read_transfer_keeps_undefined_replicates_and_fold_sizes(write: Write, t
     path = tmp_path / "w.csv"
     path.write_text("source,target,fold_1,fold_2,mean\na,t,0.5,0.6,0.55\nb,t,nan\n")
     table = read_transfer(path, metric="auc", allow_missing=True)
-    assert [(r["source"], r["replicate"], r["performance"], r["metric"]) for r in table.records] == [
+    assert [(r["source"], r["fold"], r["value"], r["metric"]) for r in table.records] == [
         ("a", "fold_1", 0.5, "auc"), ("a", "fold_2", 0.6, "auc"), ("b", "fold_1", None, "auc"), ("b", "fold_2", None, "auc")]
     assert "no value in" in table.records[2]["flags"][0]
-    sized = TransferTable(({"source": "a", "target": "t", "replicate": "0", "performance": 0.5, "metric": "auc", "n_train": 80, "n_test": 20},))
+    sized = TransferTable(({"source": "a", "target": "t", "fold": "0", "value": 0.5, "metric": "auc", "n_train": 80, "n_test": 20},))
     sized.to_csv(tmp_path / "s.csv")
     assert read_transfer(tmp_path / "s.csv").records[0]["n_train"] == 80
     assert read_transfer(sized) is sized
@@ -337,7 +337,7 @@ def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(UsageError, match="a list is no table"):
         run([1, 2])
     with pytest.raises(UsageError, match="a TransferTable holds no scores"):
-        run(TransferTable(({"source": "a", "target": "t", "replicate": 0, "performance": 0.5, "metric": "auc"},)))
+        run(TransferTable(({"source": "a", "target": "t", "fold": "1", "value": 0.5, "metric": "auc"},)))
 
 
 # --- cells ----------------------------------------------------------------------------------------------------------------------------------
@@ -394,7 +394,7 @@ def test_a_performance_of_which_lower_is_better_is_refused_and_an_unknown_one_is
         run(wide(write), distances="far", metric="loss")
     with pytest.raises(UsageError, match=refused):
         read_transfer(named, performance="loss")
-    records = [{"source": s, "target": t, "replicate": 0, "performance": v, "metric": "loss"} for (s, t), v in GOOD.items()]
+    records = [{"source": s, "target": t, "fold": "1", "seed": 0, "value": v, "metric": "loss"} for (s, t), v in GOOD.items()]
     with pytest.raises(UsageError, match=refused):
         run(write("s.csv", "source,target,far", [[s, t, FAR[s, t]] for s, t in FAR]), performance=TransferTable(tuple(records)), distances="far")
     assert run(named, performance="loss", methods="far", distances="far", metric="minus loss").metric == "minus loss"

@@ -6,11 +6,13 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from transfer_study import PROTOCOL, FolderResults, drawn, study
 
 from simkit.cli.work import finetune, run
 from simkit.errors import Problem, ResourceError, UsageError
-from simkit.execution import RETRIES, Where, workers
+from simkit.execution import DEVICE, LATER, RETRIES, Where, duration, workers
 from simkit.store import Store
 from simkit.transfer import nodes, plan_units, run_units
 from simkit.transfer.base import Finetune
@@ -55,6 +57,37 @@ def refused(live, value):
 
 def summed(live, array, value):
     return float(array.sum()) + value
+
+
+def killed_when_seen(live, folder, value):
+    """Notes that it was started; the first of value 1 kills its process once the result of value 0 has arrived."""
+    with (Path(folder) / f"started-{value}").open("a") as file:
+        file.write(".")
+    if value == 1 and (Path(folder) / "started-1").read_text() == ".":
+        while not (Path(folder) / "seen-0").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def somebody_elses(live, value):
+    return LATER if value % 2 else value
+
+
+def at_a_device(live, device, value, seconds=0.2):
+    begun = time.monotonic()
+    time.sleep(seconds)
+    return device, os.getpid(), begun, time.monotonic()
+
+
+def at_a_device_killed_once(live, folder, device, value):
+    killed_once(live, folder, value)
+    return at_a_device(live, device, value)
+
+
+def together(spans):
+    """The most that were at work at one moment."""
+    return max(sum(begun <= moment < ended for _, _, begun, ended in spans) for _, _, moment, _ in spans)
 
 
 def nothing_missing():
@@ -142,9 +175,107 @@ def test_in_processes_the_same_results():
             list(place.results(refused, [(0,)]))
 
 
-def test_a_killed_process_is_a_clear_error():
-    with workers(Where(2), say=silent) as place, pytest.raises(ResourceError, match=r"SK301\] finetune: a worker process was killed"):
+def test_a_killed_process_costs_the_run_it_was_at(tmp_path):
+    lines, found = [], []
+    with workers(Where(2), say=lines.append) as place:
+        for index, result in place.results(killed_when_seen, [(str(tmp_path), value) for value in range(5)]):
+            (tmp_path / f"seen-{index}").touch()
+            found.append((index, result))
+    assert sorted(found) == [(i, i) for i in range(5)]  # each once
+    assert (tmp_path / "started-0").read_text() == "."
+    assert (tmp_path / "started-1").read_text() == ".."
+    (line,) = lines
+    assert re.fullmatch(r"a worker process was killed \(most likely for lack of memory\): "
+                        r"(2 runs are started again and go on|1 run is started again and goes on) from (their|its) last epoch", line)
+
+
+def test_processes_that_are_killed_again_and_again_are_a_clear_error():
+    lines = []
+    match = r"SK301\] finetune: a worker process was killed, most likely for lack of memory \(4 times in this run\)\nfix: run fewer jobs at once"
+    with workers(Where(2), say=lines.append) as place, pytest.raises(ResourceError, match=match):
         list(place.results(killed, SQUARES))
+    assert lines == ["a worker process was killed (most likely for lack of memory): 2 runs are started again and go on from their last epoch"] * RETRIES
+
+
+def test_what_somebody_else_is_at_comes_as_a_sign():
+    assert pickle.loads(pickle.dumps((LATER, DEVICE))) == (LATER, DEVICE)
+    for where in (Where(), Where(2)):
+        with workers(where, say=silent) as place:
+            found = dict(place.results(somebody_elses, SQUARES))
+        assert sorted(index for index, result in found.items() if result is LATER) == [1, 3]
+        assert {index: result for index, result in found.items() if result is not LATER} == {0: 0, 2: 2, 4: 4}
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_this_process_is_at_the_first_device():
+    with workers(Where(), devices=["cuda:0", "cuda:1"], say=silent) as place:
+        assert place.jobs == 1
+        assert [result[0] for _, result in place.results(at_a_device, [(DEVICE, 0, 0.0), ("cpu", 1, 0.0)])] == ["cuda:0", "cpu"]
+    with workers(Where(0), devices=["mps"], say=silent) as place:  # one device, one job
+        assert [result[1] for _, result in place.results(at_a_device, [(DEVICE, 0, 0.0)])] == [os.getpid()]
+
+
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_each_process_has_a_device_for_itself(jobs):
+    with workers(Where(jobs), devices=["cuda:0", "cuda:1"], say=silent) as place:
+        assert place.jobs == 2
+        spans = [result for _, result in place.results(at_a_device, [(DEVICE, value) for value in range(6)])]
+    assert {device for device, *_ in spans} == {"cuda:0", "cuda:1"}
+    assert together(spans) == 2
+    for device in ("cuda:0", "cuda:1"):
+        assert together([span for span in spans if span[0] == device]) == 1
+    assert len({(device, process) for device, process, *_ in spans}) == 2  # a process keeps its device
+
+
+def test_fewer_jobs_than_devices_leave_some_alone():
+    with workers(Where(2), devices=["cuda:0", "cuda:1", "cuda:2"], say=silent) as place:
+        spans = [result for _, result in place.results(at_a_device, [(DEVICE, value) for value in range(4)])]
+    assert {device for device, *_ in spans} == {"cuda:0", "cuda:1"}
+
+
+def test_more_jobs_than_devices_share_them_evenly():
+    with workers(Where(4), devices=["cuda:0", "cuda:1"], say=silent) as place:
+        assert place.jobs == 4
+        spans = [result for _, result in place.results(at_a_device, [(DEVICE, value, 0.5) for value in range(12)])]
+    processes = {(device, process) for device, process, *_ in spans}
+    assert sorted(device for device, _ in processes) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    with workers(Where(2), devices=["cpu"], say=silent) as place:
+        assert {result[0] for _, result in place.results(at_a_device, [(DEVICE, value) for value in range(4)])} == {"cpu"}
+
+
+def test_a_killed_process_gives_its_device_back(tmp_path):
+    lines = []
+    with workers(Where(0), devices=["cuda:0", "cuda:1"], say=lines.append) as place:
+        tasks = [(str(tmp_path), DEVICE, value) for value in range(8)]
+        spans = [result for _, result in sorted(place.results(at_a_device_killed_once, tasks))]
+    assert len(lines) == 1
+    assert len(spans) == 8
+    assert {device for device, *_ in spans[4:]} == {"cuda:0", "cuda:1"}
+    for device in ("cuda:0", "cuda:1"):
+        assert together([span for span in spans if span[0] == device]) == 1
+
+
+def test_a_device_that_nobody_named():
+    for where in (Where(), Where(2)):
+        with workers(where, say=silent) as place, pytest.raises(ValueError, match=r"a task asks for a device, and workers\(\) was given none"):
+            list(place.results(at_a_device, [(DEVICE, 0)]))
+
+
+def test_no_room_for_the_files_of_the_devices(monkeypatch):
+    def full(**options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    match = r"SK301\] jobs: cannot make a temporary folder, by which processes share the devices \(.*No space left on device\)\nfix: free some space"
+    with pytest.raises(ResourceError, match=match), workers(Where(2), say=silent):
+        pass
+
+
+def test_durations_in_words():
+    assert [duration(seconds) for seconds in (0.4, 8.2, 89.6, 90, 200, 7800)] == [
+        "less than a second", "about 8 s", "about 90 s", "about 2 min", "about 3 min", "about 2 h 10 min"]
 
 
 # --- the Ray path, on a stand-in --------------------------------------------------------------------------------------------------------
@@ -235,6 +366,15 @@ def test_accelerators_are_counted(monkeypatch):
     assert ray.started[0] == ("id-big", "_checked")
     assert [one for one in ray.started if one[1] == "_checked"] == [("id-big", "_checked")]  # plain gets no work
     assert ray.options[-1]["num_gpus"] == 1
+
+
+def test_a_task_of_a_cluster_sees_the_gpu_that_it_was_given(monkeypatch):
+    fake_ray.install(monkeypatch, {"big": {"CPU": 16.0, "GPU": 4.0}})
+    for gpus, devices, expected in ((1, ["cuda:0", "cuda:1"], "cuda"), (1, [], "cuda"), (0, ["cpu"], "cpu"), (0, ["cuda:1"], "cuda")):
+        with workers(Where.parse("ray"), gpus=gpus, devices=devices, say=silent) as place:
+            assert place.jobs == (4 if gpus else 16)
+            assert [result[0] for _, result in place.results(at_a_device, [(DEVICE, 0, 0.0)])] == [expected]
+            assert [result is LATER for _, result in place.results(somebody_elses, [(1,)])] == [True]
 
 
 def test_a_cluster_without_a_fitting_machine(monkeypatch):

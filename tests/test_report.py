@@ -40,6 +40,7 @@ from simkit.report.cells import TransferCell, metric_in_full, metric_of, number,
 from simkit.report.closeness import closeness, closeness_answer
 from simkit.report.drawing import svg_text
 from simkit.report.layout import Column, longest_piece, paragraph, table, text_width, unique, visible, wrapped
+from simkit.report.page_tables import page_tables
 from simkit.report.text import agreement_text
 from simkit.tables import ScoreTable, TransferTable
 
@@ -500,7 +501,7 @@ def crowded() -> Content:
             values = {"fine": float(rng.random()), **dict.fromkeys(("tied-a", "tied-b", "tied-c", "tied-d"), i % 2), "flat-a": 1, "flat-b": 1, "flat-c": 1,
                       "half": i if t == "t1" else 2}
             scores += [{"source": s, "target": t, "method": m, "value": float(v), "higher_is_better": False} for m, v in values.items()]
-            transfers += [{"source": s, "target": t, "replicate": str(r), "performance": float(rng.random()), "metric": "auc"} for r in range(2)]
+            transfers += [{"source": s, "target": t, "fold": str(r), "value": float(rng.random()), "metric": "auc"} for r in range(2)]
     table, transfer = ScoreTable(tuple(scores)), TransferTable(tuple(transfers))
     found = correlate(table, performance=transfer, permutations=99, bootstraps=20)
     return Content("crowded", (), tuple("abcdef"), ("t1", "t2"), "", table, transfer=transfer, correlation=found)
@@ -611,7 +612,7 @@ def test_measures_without_a_mixed_model_for_the_same_reason_share_a_line(crowded
     (("accuracy", "accuracy"), "accuracy", "accuracy"),
 ])
 def test_the_metric_is_named_alike_everywhere(metrics: tuple[str, str], short: str, full_name: str) -> None:
-    rows = tuple({"source": s, "target": t, "replicate": str(r), "performance": 0.6 + i / 10 + r / 50, "metric": m}
+    rows = tuple({"source": s, "target": t, "fold": str(r), "value": 0.6 + i / 10 + r / 50, "metric": m}
                  for t, m in zip("tu", metrics, strict=True) for i, s in enumerate("ab") for r in range(2))
     table = TransferTable(rows)
     ranking = rank_sources(table)
@@ -696,9 +697,9 @@ def test_a_target_without_transfer_is_named(full: Content) -> None:
 
 
 def test_means_without_a_ranking_are_ranked_by_the_same_rule() -> None:
-    rows = tuple({"source": "a", "target": "t", "replicate": str(i), "performance": value, "metric": "auc"} for i, value in enumerate((0.7, 0.8, 0.9)))
-    one = ({"source": "b", "target": "t", "replicate": "1", "performance": 0.8, "metric": "auc"},
-           {"source": "c", "target": "t", "replicate": "0", "performance": None, "metric": "auc", "flags": "one class only"})
+    rows = tuple({"source": "a", "target": "t", "fold": str(i), "value": value, "metric": "auc"} for i, value in enumerate((0.7, 0.8, 0.9)))
+    one = ({"source": "b", "target": "t", "fold": "1", "value": 0.8, "metric": "auc"},
+           {"source": "c", "target": "t", "fold": "0", "value": None, "metric": "auc", "flags": "one class only"})
     bare = Content("s", (), ("a", "b", "c"), ("t",), "", ScoreTable(()), transfer=TransferTable(rows + one))
     cells = transfer_cells(bare)
     half = 4.302653 * 0.1 * (1 / 3 + 1 / 2) ** 0.5  # t(2) = 4.302653, s = 0.1, corrected variance of Nadeau and Bengio
@@ -709,6 +710,21 @@ def test_means_without_a_ranking_are_ranked_by_the_same_rule() -> None:
     assert (cells["t", "a"].rank, cells["t", "b"].rank, cells["t", "c"].rank) == (1, 1, None)
     assert cells["t", "c"].text == "undefined: one class only"
     assert "c: 1 replicate undefined: one class only" in ranking_text(bare, 100)
+
+
+def test_other_metrics_of_the_runs_change_nothing_but_the_tables_to_download(full: Content) -> None:
+    assert full.transfer is not None
+    others = tuple({**row, "metric": "log-loss", "value": None, "flags": "not this one"} for row in full.transfer.records)
+    more = replace(full, transfer=TransferTable((*full.transfer.records, *others)))
+    assert (metric_of(more), metric_in_full(more)) == (metric_of(full), metric_in_full(full)) == ("AUC", "AUC")
+    assert transfer_cells(more) == transfer_cells(full)
+    assert (summary_text(more, 100), ranking_text(more, 100)) == (summary_text(full, 100), ranking_text(full, 100))
+    assert transfer_cells(replace(more, ranking={})) == transfer_cells(replace(full, ranking={}))
+    tables, expected = page_tables(more), page_tables(full)
+    assert [name for name in tables if tables[name] != expected[name]] == ["transfer"]
+    assert more.transfer is not None
+    assert tables["transfer"] is not None
+    assert more.transfer.to_csv() == tables["transfer"].csv
 
 
 def test_ranks_follow_the_direction_and_share_ties() -> None:

@@ -201,3 +201,61 @@ def test_no_answer_deletes_nothing_and_names_the_option(store: Store, capsys: py
     assert entry(["store", "prune", "--kind", "embeddings"]) == 2
     assert "no answer was given, nothing was deleted\nfix: answer y, or add --yes" in capsys.readouterr().err
     assert shard(store).exists()
+
+
+def with_transfer_files(store: Store) -> dict[str, Path]:
+    """One file of each kind that fine-tuning writes beside JSON and tensors."""
+    from simkit.recipe import digest_file
+    from simkit.transfer.predictions import write_predictions
+
+    key = digest("run")
+    paths = {kind: store.path(kind, key, suffix) for kind, suffix in (("pixels", ".npy"), ("finetune", ".parquet"), ("claims", ".lock"))}
+    for path in paths.values():
+        path.parent.mkdir(parents=True)
+    np.save(paths["pixels"], np.zeros((2, 3, 8, 8), dtype=np.uint8))
+    store.save_json("pixels", key, {"sha256": digest_file(paths["pixels"])})
+    chances = np.full((2, 2), 0.5)
+    write_predictions(paths["finetune"], images=["a" * 64, "b" * 64], keys=["1", "2"], labels=np.array([0, 1]), probabilities=chances, classes=["x", "y"])
+    paths["claims"].write_text("{}", encoding="utf-8")
+    return paths
+
+
+def test_files_of_fine_tuning_are_known(store: Store) -> None:
+    with_transfer_files(store)
+    assert store.verify() == []
+    assert {"pixels", "finetune", "claims"} <= {row["kind"] for row in store.contents()}
+
+
+@pytest.mark.parametrize(("kind", "message"), [("pixels", r"its digest does not match its content"), ("finetune", r"is damaged")])
+def test_damaged_files_of_fine_tuning_are_set_aside(store: Store, kind: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = with_transfer_files(store)[kind]
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 8
+    path.write_bytes(data)
+    assert [(finding.path, message in finding.problem) for finding in store.verify()] == [(path, True)]
+    assert entry(["store", "verify", "--repair"]) == 0
+    assert not path.exists()
+    assert (store.root / "quarantine" / path.relative_to(store.root)).exists()
+
+
+def test_decoded_images_without_their_record_are_found(store: Store) -> None:
+    path = with_transfer_files(store)["pixels"]
+    path.with_suffix(".json").unlink()
+    assert [(finding.path, finding.problem) for finding in store.verify()] == [(path, "has no record beside it that tells its digest")]
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("score", ".npy"), ("pixels", ".parquet"), ("finetune", ".lock"), ("claims", ".npy")])
+def test_such_files_in_a_place_of_another_kind_are_foreign(store: Store, kind: str, suffix: str) -> None:
+    with_transfer_files(store)
+    path = store.path(kind, digest("other"), suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    assert [(finding.path, finding.problem) for finding in store.verify()] == [(path, "is not a file that simkit writes")]
+
+
+def test_prune_takes_decoded_images_and_claims_and_no_predictions(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = with_transfer_files(store)
+    assert entry(["store", "prune", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"] == {"claims": 1, "pixels": 2}
+    assert entry(["store", "prune", "--yes"]) == 0
+    assert [kind for kind, path in paths.items() if path.exists()] == ["finetune"]

@@ -151,15 +151,42 @@ def test_score_table_checks_columns_and_keys() -> None:
 
 
 def test_tables_round_trip_through_csv(tmp_path: Path) -> None:
-    table = TransferTable(({"source": "a", "target": "t", "replicate": 0, "performance": 0.1 + 0.2, "metric": "auc"},
-                           {"source": "a", "target": "t", "replicate": 1, "performance": None, "metric": "auc", "flags": ("one class",)}))
+    table = TransferTable(({"source": "a", "target": "t", "fold": "1", "seed": 0, "value": 0.1 + 0.2, "metric": "auc"},
+                           {"source": "a", "target": "t", "fold": "2", "seed": 0, "value": None, "metric": "auc", "flags": ("one class",)}))
     text = table.to_csv(tmp_path / "x.csv")
     assert (tmp_path / "x.csv").read_text() == text
     raw = read_table(tmp_path / "x.csv")
     assert raw.columns == table.raw.columns == TransferTable.COLUMNS
-    assert raw.column("performance") == ("0.30000000000000004", "") == table.raw.column("performance")
+    assert raw.column("value") == ("0.30000000000000004", "") == table.raw.column("value")
     assert len(table.frame) == len(table) == 2
     assert "<table" in table._repr_html_()
+
+
+def transfer(fold: object = "1", seed: int | None = 0, metric: str = "auc", value: float | None = 0.7, target: str = "t") -> dict[str, object]:
+    return {"source": "a", "target": target, "fold": fold, "seed": seed, "metric": metric, "value": value}
+
+
+def test_transfer_table_has_one_row_a_run_and_metric() -> None:
+    assert len(TransferTable((transfer(), transfer(metric="brier"), transfer(seed=1), transfer(seed=None), transfer(fold="2")))) == 5
+    with pytest.raises(DataError, match=r"rows 0 and 1: the same source, target, fold, seed, metric twice: a, t, 1, 0, auc"):
+        TransferTable((transfer(), transfer(value=0.8)))
+    with pytest.raises(DataError, match=r"unknown column 'performance'"):
+        TransferTable((transfer() | {"performance": 0.7},))
+    with pytest.raises(DataError, match=r"row 0: 'fold' is missing"):
+        TransferTable((transfer(fold=None),))
+
+
+def test_the_main_metric_of_a_target_is_that_of_its_first_row() -> None:
+    rows = (transfer(), transfer(metric="brier", value=0.2), transfer(seed=1, value=None), transfer(seed=1, metric="brier"),
+            transfer(target="u", metric="auc-ovr-macro", fold="given", seed=None), transfer(target="u", fold="given", seed=None))
+    table = TransferTable(rows)
+    assert table.main_metrics == {"t": "auc", "u": "auc-ovr-macro"}
+    assert [(r["target"], r["replicate"], r["performance"], r["metric"]) for r in table.of_metric()] == [
+        ("t", "seed0-fold1", 0.7, "auc"), ("t", "seed1-fold1", None, "auc"), ("u", "given", 0.7, "auc-ovr-macro")]
+    assert [r["metric"] for r in table.of_metric("auc")] == ["auc"] * 3
+    with pytest.raises(DataError, match=r"error\[SK203\] u: transfers to it are measured by auc and auc-ovr-macro and brier; 1 run has no brier "
+                       r"\(the first is of a\)\nfix: rank the sources by one metric, which every run has"):
+        table.of_metric("brier")
 
 
 def test_csv_text_disarms_formulas_and_keeps_numbers() -> None:

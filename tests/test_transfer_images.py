@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine, horizontal_flip
 from transfer_study import ArrayReader, drawn
@@ -74,6 +75,53 @@ def test_decoding_takes_any_shape():
     pixels = decode(one, 16)
     for row, position in enumerate(one.order):
         assert (pixels[row] == 50 * position).all()
+
+
+def of_channels(*counts: int, side: int = 20) -> Dataset:
+    """Images of noise with so many channels each."""
+
+    class Channels(ArrayReader):
+        def read(self, index: int) -> np.ndarray:
+            return np.random.default_rng(index).integers(0, 256, (side, side, counts[index]), dtype=np.uint8)
+
+    n = len(counts)
+    return Dataset("scans", tuple(f"{i}.png" for i in range(n)), Channels(np.arange(n).reshape(n, 1)), labels=np.arange(n) % 2, classes=("a", "b"))
+
+
+def test_one_channel_of_colour_is_the_luminance_that_pillow_gives():
+    one = listing(of_channels(3, 3, 1))
+    pixels, colour = decode(one, 20, 1), decode(one, 20)
+    assert pixels.shape == (3, 1, 20, 20)
+    for row, position in enumerate(one.order):
+        image = one.dataset.read(int(position))
+        expected = np.asarray(Image.fromarray(image).convert("L")) if image.shape[2] == 3 else image[..., 0]
+        assert np.array_equal(pixels[row, 0], expected)
+    shrunk = decode(one, 8, 1)
+    for row, square in enumerate(decode(one, 8)):  # the luminance of the resized image, not the resized luminance
+        assert np.array_equal(shrunk[row, 0], np.asarray(Image.fromarray(np.moveaxis(square, 0, -1)).convert("L")))
+    assert colour.shape == (3, 3, 20, 20)
+
+
+def test_other_channel_counts_are_kept():
+    one = listing(of_channels(5, 5))
+    for row, position in enumerate(one.order):
+        assert np.array_equal(decode(one, 20, 5)[row], np.moveaxis(one.dataset.read(int(position)), -1, 0))
+
+
+def test_channels_that_do_not_fit_are_named_image_by_image():
+    with pytest.raises(DataError, match=r"SK207\] scans: 1\.png: channels: 4 found, 3 wanted\nfix: set channels = 4 in \[finetune\]") as error:
+        decode(listing(of_channels(3, 4, 1, 2)), 16)
+    assert sorted(problem.where for problem in error.value.problems) == ["scans: 1.png", "scans: 3.png"]
+    with pytest.raises(DataError, match=r"channels: 1 found, 5 wanted"):
+        decode(listing(of_channels(5, 1)), 16, 5)
+
+
+def test_decoding_fills_what_it_is_given_and_counts():
+    one = listing(drawn("x", 5))
+    out, counted = np.zeros((5, 3, 16, 16), dtype=np.uint8), []
+    assert decode(one, 16, out=out, tick=counted.append) is out
+    assert np.array_equal(out, decode(one, 16))
+    assert counted == [1, 2, 3, 4, 5]
 
 
 def test_all_unreadable_images_are_named():

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import urllib.error
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torchvision
@@ -14,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from simkit.errors import IntegrityError, ResourceError, UsageError
-from simkit.transfer.networks import body_state, build_network, check_forward, imagenet_file, interpolated_positions, load_body, network_names, read_weights
+from simkit.transfer.networks import adapted_inputs, body_state, build_network, check_forward, first_convolution, load_body, network_names
+from simkit.transfer.weights import read_weights
 
 FAMILIES = {
     "resnet18": "fc", "squeezenet1_1": "classifier.1", "mobilenet_v3_small": "classifier.3", "shufflenet_v2_x0_5": "fc", "efficientnet_b0": "classifier.1",
@@ -23,21 +19,74 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_head_of_each_family_is_replaced(name):
-    size = 224 if name == "maxvit_t" else 96
+SLOW = ("regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf", "regnet_y_128gf")
+"""Made on the CPU with all their values."""
+
+CASES = [pytest.param(name, channels, marks=[pytest.mark.slow] if name in SLOW else []) for name in network_names() for channels in (3, 1)
+         if (name, channels) != ("regnet_y_128gf", 1)]  # 2.6 GB: once is enough
+
+
+@pytest.mark.parametrize(("name", "channels"), CASES)
+def test_the_head_and_the_input_of_every_network_are_replaced(name, channels):
+    size = 224 if name.startswith(("maxvit", "vit_")) else 96
     with torch.device("meta"):  # shapes only
-        network, head = build_network(name, 3, dropout=0.25, image_size=size)
-        network.eval()
-        assert network(torch.zeros(2, 3, size, size)).shape == (2, 3)
+        network, head = build_network(name, 3, dropout=0.25, image_size=size, channels=channels)
+        assert network.eval()(torch.zeros(2, channels, size, size)).shape == (2, 3)
+    assert network.get_submodule(first_convolution(network)).in_channels == channels
+    last = [module for module in network.modules() if isinstance(module, nn.Dropout)][-1]
+    assert last.p == 0.25
+    heads = [module for module in network.get_submodule(head).modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    assert len(heads) == 1
+    assert heads[0].weight.shape[0] == 3
+    assert all(one.is_meta for one in network.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_everything_but_the_head_is_torchvisions(name):
+    with torch.device("meta"):
+        network, head = build_network(name, 3, dropout=0.25, image_size=224)
         options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
         plain = torchvision.models.get_model(name, weights=None, **options)
     assert head == FAMILIES[name]
-    body = body_state(network, head)
-    theirs = {key for key in plain.state_dict() if not key.startswith(head)}
-    assert set(body) == theirs
-    last = [module for module in network.modules() if isinstance(module, nn.Dropout)][-1]
-    assert last.p == 0.25
+    theirs = {key: value.shape for key, value in plain.state_dict().items() if not key.startswith(head)}
+    assert {key: value.shape for key, value in body_state(network, head).items()} == theirs
+
+
+TIMM_HEADS = {"test_resnet": "fc", "test_vit": "head", "test_convnext": "head.fc", "test_efficientnet": "classifier", "swin_tiny_patch4_window7_224": "head.fc"}
+
+
+@pytest.mark.parametrize("name", TIMM_HEADS)
+@pytest.mark.parametrize("channels", [3, 1, 4])
+def test_networks_of_timm(name, channels):
+    pytest.importorskip("timm")
+    with torch.device("meta"):
+        network, head = build_network(f"timm:{name}", 5, dropout=0.3, image_size=64, channels=channels)
+        assert network.eval()(torch.zeros(2, channels, 64, 64)).shape == (2, 5)
+    assert head == TIMM_HEADS[name]
+    assert network.get_submodule(head).weight.shape[0] == 5
+    assert network.get_submodule(first_convolution(network)).in_channels == channels
+    rates = {module.p for module in network.modules() if isinstance(module, nn.Dropout)} | {getattr(network, "drop_rate", None)}
+    assert 0.3 in rates
+
+
+def test_networks_that_timm_does_not_have():
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match=r"SK101\] finetune.network: timm has no network 'resnet19' \(did you mean 'resnet1"):
+        build_network("timm:resnet19", 2, dropout=0.5, image_size=64)
+    with torch.device("meta"), pytest.raises(UsageError, match=r"SK108.*deit_tiny_distilled_patch16_224 has 2 classification layers: head, head_dist"):
+        build_network("timm:deit_tiny_distilled_patch16_224", 2, dropout=0.5, image_size=224)
+    with torch.device("meta"):
+        network, _ = build_network("timm:swin_tiny_patch4_window7_224", 2, dropout=0.5, image_size=64)
+    with pytest.raises(UsageError, match=r"SK102\] finetune.image_size: timm:swin_tiny_patch4_window7_224 cannot take images of 50 x 50 px"):
+        check_forward(network, "timm:swin_tiny_patch4_window7_224", 50, torch.device("meta"))
+
+
+def test_without_timm(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ResourceError, match=r"SK303\] timm: (.|\n)*pip install 'simkit\[timm\]'"):
+        build_network("timm:resnet18", 2, dropout=0.5, image_size=64)
 
 
 def test_dropout_stands_once_before_the_head():
@@ -103,21 +152,22 @@ def test_tensors_that_do_not_fit_are_named(small):
     state = trained_elsewhere()
     state["module.extra.weight"] = torch.zeros(2)
     del state["features.0.bias"]
-    state["features.0.weight"] = torch.zeros(64, 1, 3, 3)
+    state["features.0.weight"] = torch.zeros(64, 3, 5, 5)
     state["features.3.squeeze.bias"] = torch.full((16,), float("nan"))
     with pytest.raises(IntegrityError, match=r"SK402\] weights.birds: does not fit the network") as error:
         load_body(network, head, state, "weights.birds")
     text = str(error.value)
     assert "1 missing: features.0.bias" in text
     assert "1 not part of the network: module.extra.weight" in text
-    assert "features.0.weight is 64x1x3x3, wanted 64x3x3x3" in text
+    assert "features.0.weight is 64x3x5x5, wanted 64x3x3x3" in text
     assert "1 with NaN or infinite values: features.3.squeeze.bias" in text
     assert all(torch.equal(value, before[key]) for key, value in body_state(network, head).items())
 
 
 def test_another_network_is_refused(small):
     network, head = small
-    with pytest.raises(IntegrityError, match=r"missing: features.0.bias, .* and \d+ more; \d+ not part of the network: "):
+    said = r"missing: features.0.bias, .* and \d+ more; \d+ not part of the network: (.|\n)*fix: its tensors fit torchvision's resnet18: name that"
+    with pytest.raises(IntegrityError, match=said):
         load_body(network, head, torchvision.models.resnet18(weights=None).state_dict(), "weights.x")
 
 
@@ -132,100 +182,76 @@ def test_old_densenet_names_are_known():
     assert not network.features.denseblock1.denselayer1.norm1.weight.any()
 
 
-def test_a_missing_file(tmp_path):
-    with pytest.raises(ResourceError, match=r"SK302\] finetune.weights.birds: the weights file '.*birds.pth' does not exist"):
-        read_weights(tmp_path / "birds.pth", "finetune.weights.birds")
+# --- inputs of other numbers of channels
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_truncated_file(tmp_path, suffix):
-    path = tmp_path / f"weights{suffix}"
-    state = trained_elsewhere()
-    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(IntegrityError, match=r"SK402\] here: '.*' cannot be read as weights"):
-        read_weights(path, "here")
+GREY = ["resnet18", "squeezenet1_1", "vit_b_32", "convnext_tiny", "inception_v3"]
 
 
-class Payload:
-    """What a pickle from a stranger could run."""
-
-    def __reduce__(self):
-        return (Path.touch, (Path("executed"),))
-
-
-def test_pickled_objects_are_not_executed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"weight": torch.zeros(1), "payload": Payload()}, "evil.pth")
-    with pytest.raises(IntegrityError, match=r"SK402.*'evil.pth' cannot be read as weights(.|\n)*never executed"):
-        read_weights("evil.pth", "here")
-    assert not Path("executed").exists()
-
-
-def test_a_training_checkpoint_is_not_a_state_dict(tmp_path):
-    torch.save({"epoch": 3, "model": trained_elsewhere()}, tmp_path / "a.pth")
-    with pytest.raises(IntegrityError, match=r"is not a state dict: it holds entries that are not tensors: epoch, model"):
-        read_weights(tmp_path / "a.pth", "here")
-    torch.save([torch.zeros(1)], tmp_path / "b.pth")
-    with pytest.raises(IntegrityError, match=r"is not a state dict: it holds 'list'"):
-        read_weights(tmp_path / "b.pth", "here")
+@pytest.mark.parametrize("name", GREY)
+def test_one_channel_gives_what_three_equal_ones_gave(name):
+    torch.manual_seed(0)
+    size = 80 if name == "inception_v3" else 64
+    with torch.random.fork_rng():
+        colour, head = build_network(name, 3, dropout=0.0, image_size=size)
+        grey, _ = build_network(name, 3, dropout=0.0, image_size=size, channels=1)
+    for value in (colour.state_dict()[key] for key in colour.state_dict() if key.endswith("running_mean")):
+        value.normal_()
+    load_body(grey, head, colour.state_dict(), "here")
+    grey.get_submodule(head).load_state_dict(colour.get_submodule(head).state_dict())
+    x = torch.randn(2, 1, size, size)
+    with torch.no_grad():
+        wanted, found = colour.eval()(x.repeat(1, 3, 1, 1)), grey.eval()(x)
+    assert wanted.std() > 0
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """torchvision whose weights of every network are a small file with its digest in the name, and a hub folder of our own."""
-    content = b"weights"
-    sha = hashlib.sha256(content).hexdigest()
-    entry = SimpleNamespace(DEFAULT=SimpleNamespace(url=f"https://download.example.org/models/net-{sha[:8]}.pth"))
-    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: entry)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub" / "checkpoints" / f"net-{sha[:8]}.pth", content
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (3, 2), (3, 4), (3, 6), (3, 9), (1, 3), (1, 5), (4, 3)])
+def test_a_constant_image_gives_the_same_with_any_number_of_channels(old, new):
+    torch.manual_seed(0)
+    weight = torch.randn(5, old, 3, 3)
+    adapted = adapted_inputs(weight, new)
+    assert adapted.shape == (5, new, 3, 3)
+    torch.testing.assert_close(adapted.sum(dim=1), weight.sum(dim=1))
 
 
-def test_imagenet_weights_without_a_network_connection(hub, monkeypatch):
-    def offline(*args, **kwargs):
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ResourceError, match=r"SK302\] finetune.sources: the weights of source 'imagenet' are not on this machine") as error:
-        imagenet_file("resnet18")
-    assert "no route to host" in str(error.value)
-    assert "https://download.example.org/models/net-" in str(error.value)
-    assert f"put it at {hub[0]}" in str(error.value)
-    assert error.value.exit_status == 5
+def test_inputs_are_repeated_cyclically():
+    weight = torch.tensor([3.0, 6.0, 9.0])[None, :, None, None]
+    assert adapted_inputs(weight, 6).flatten().tolist() == [1.5, 3.0, 4.5, 1.5, 3.0, 4.5]
+    assert adapted_inputs(weight, 4).flatten().tolist() == [1.5, 6.0, 9.0, 1.5]
+    assert adapted_inputs(weight, 2).flatten().tolist() == [7.5, 10.5]
+    assert adapted_inputs(weight, 1).flatten().tolist() == [18.0]
 
 
-def test_imagenet_weights_are_downloaded_once(hub, monkeypatch):
-    path, content = hub
-    asked = []
-
-    def download(url, target, hash_prefix, progress):
-        asked.append((url, hash_prefix))
-        Path(target).write_bytes(content)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert imagenet_file("resnet18") == path
-    assert imagenet_file("resnet18") == path
-    assert len(asked) == 1
-    assert asked[0][1] == path.stem[4:]
+def test_a_grey_checkpoint_fits_a_colour_network(small):
+    network, head = small
+    grey, _ = build_network("squeezenet1_1", 3, dropout=0.5, image_size=32, channels=1)
+    load_body(network, head, grey.state_dict(), "here")
+    torch.testing.assert_close(network.features[0].weight.sum(dim=1), grey.features[0].weight.sum(dim=1))
+    assert torch.equal(network.features[3].squeeze.weight, grey.features[3].squeeze.weight)
 
 
-def test_a_damaged_download_is_refused(hub):
-    path, content = hub
-    path.parent.mkdir(parents=True)
-    path.write_bytes(content[:-1])
-    with pytest.raises(IntegrityError, match=r"SK402\] .*net-.*\.pth: its SHA-256 begins with [0-9a-f]{8}, its name promises"):
-        imagenet_file("resnet18")
+# --- whole networks of ours
 
 
-def test_positions_of_a_vision_transformer_fit_another_image_size():
-    with torch.device("meta"):
-        network, head = build_network("vit_b_16", 2, dropout=0.0, image_size=64)
-        state = torchvision.models.vit_b_16(weights=None).state_dict()
-    state = {key: torch.zeros(value.shape) for key, value in state.items() if "pos_embedding" in key or key == "class_token"}
-    resized = interpolated_positions("vit_b_16", state, 64)
-    assert resized["encoder.pos_embedding"].shape == body_state(network, head)["encoder.pos_embedding"].shape == (1, 17, 768)
-    assert interpolated_positions("resnet18", state, 64) is state
+def test_a_whole_network_is_restored_with_its_head(small):
+    network, head = small
+    other, _ = build_network("squeezenet1_1", 3, dropout=0.5, image_size=32)
+    load_body(network, head, other.state_dict(), "here", heads=True)
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"classes": 4}, r"2 of another shape: classifier.1.bias is 4, wanted 3, classifier.1.weight is 4x512x1x1"),
+    ({"classes": 3, "channels": 1}, r"1 of another shape: features.0.weight is 64x1x3x3, wanted 64x3x3x3"),
+])
+def test_a_whole_network_must_fit_in_everything(small, options, said):
+    network, head = small
+    other, _ = build_network("squeezenet1_1", dropout=0.5, image_size=32, **options)
+    with pytest.raises(IntegrityError, match=said):
+        load_body(network, head, other.state_dict(), "here", heads=True)
+    with pytest.raises(IntegrityError, match=r"2 missing: classifier.1.bias, classifier.1.weight(.|\n)*the whole network, head included"):
+        load_body(network, head, body_state(network, head), "here", heads=True)
 
 
 @pytest.mark.shared

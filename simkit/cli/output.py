@@ -66,6 +66,10 @@ class Output(Progress):
         else:
             click.echo(text)
 
+    def failed(self, failures: Sequence[str]) -> int:
+        """Exit status 1, with the list, when trainings failed (a loss that is NaN, a fold without a metric); else 0."""
+        return 1 if self.finish(failures) else 0
+
     def finish(self, incomplete: Sequence[str]) -> int:
         """Exit status 4, with the list, when items were skipped or failed; else 0."""
         if not incomplete:

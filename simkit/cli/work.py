@@ -240,41 +240,68 @@ def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any
 
 @click.command()
 @click.argument("study", type=click.Path())
-@click.option("--out", type=click.Path(), default=None, help="Also write the results to this CSV file (one row a fold).")
-@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Runs at a time, each in its own process; 0: one a core (one on a GPU).")
+@click.option("--dry-run", is_flag=True, help="Print the plan: runs, images, minutes (measured on a few batches), disk; train nothing.")
+@click.option("--out", type=click.Path(), default=None, help="Also write the results to this CSV file (one row a fold and metric).")
+@click.option("--predictions", type=click.Path(), default=None, help="Also write the prediction of each test image to this Parquet file.")
+@click.option("--tensorboard", type=click.Path(), default=None, metavar="FOLDER", help="Write TensorBoard logs of every training into this folder.")
+@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Runs at a time, each in its own process; 0: one a core, or one a GPU.")
 @cluster_option
 @click.option("--store", type=click.Path(), default=None, help="Root of the store.")
 @click.option("--strict", is_flag=True, help="Stop before the work when an image cannot be read.")
 @click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
 @output_options
 def finetune(
-    study: str, out: str | None, jobs: int, cluster: str | None, store: str | None, strict: bool, device: str | None, json_target: str | None, quiet: bool,
-    no_color: bool,
+    study: str, dry_run: bool, out: str | None, predictions: str | None, tensorboard: str | None, jobs: int, cluster: str | None, store: str | None,
+    strict: bool, device: str | None, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Pretrain on each source of STUDY, fine-tune on each target in k folds, and report the AUC of each held-out fold.
 
-    Every finished run is kept: after a kill the same command goes on.
+    Every finished run is kept, and each epoch of the others: after a kill the same command goes on. Several of these commands, on one or more
+    machines, share the work when they share the store. Exit status 1, with a list, when runs failed (such as a loss that became NaN).
     """
     from dataclasses import replace
 
-    from simkit.correlation import answer, rank_sources
+    from simkit.files import check_writable
     from simkit.pipeline import finetune as finetune_study
-    from simkit.report import Content, ranking_text
+    from simkit.pipeline.commands import transfer_plan
     from simkit.study import read_study
-    from simkit.tables import ScoreTable
 
     output = Output(json_target, quiet)
     made = read_study(study)
-    result = finetune_study(replace(made, device=device or made.device), store=store, jobs=jobs, cluster=cluster, strict=strict, progress=output)
+    made = replace(made, device=device or made.device)
+    for path in (out, predictions):
+        if path is not None:
+            check_writable(path)
+    if dry_run:
+        _, planned = transfer_plan(made, store=store, jobs=jobs, cluster=cluster, strict=strict, progress=output)
+        output.result("\n".join(planned.lines()), planned.as_dict(), [run.label for run in planned.todo])
+        return 0
+    result = finetune_study(made, store=store, jobs=jobs, cluster=cluster, strict=strict, logs=tensorboard, progress=output)
     if out:
         result.table.to_csv(out)
-        output.say(f"wrote {len(result.table)} folds to {out}")
-    ranking = rank_sources(result.table, seed=made.seed)
+        output.say(f"wrote {len(result.table)} rows to {out}")
+    if predictions and result.predictions is not None:
+        result.predictions(Path(predictions))
+        output.say(f"wrote the predictions to {predictions}")
+    text, answers = _transfer_text(made.name, made.targets, made.seed, result)
+    value = {
+        "transfer": list(result.table.records), "answers": answers, "trained": result.made, "found": result.found,
+        "leaky": [{"source": s, "target": t, "images": count} for (s, t), count in result.leaky.items()], "failures": [one.text for one in result.failures],
+    }
+    ids = [f"{r['source']}\t{r['target']}\t{r['seed']}\t{r['fold']}\t{r['metric']}\t{r['value']!r}" for r in result.table.records]
+    output.result(text, value, ids)
+    return output.failed([one.text for one in result.failures])
+
+
+def _transfer_text(name: str, targets: tuple[str, ...], seed: int, result: Any) -> tuple[str, dict[str, str]]:
+    """The ranking per target, and what was trained, for the terminal; and the answers by target."""
+    from simkit.correlation import answer, rank_sources
+    from simkit.report import Content, ranking_text
+    from simkit.tables import ScoreTable
+
+    ranking = rank_sources(result.table, seed=seed)
     answers = {target: answer(target, ranked) for target, ranked in ranking.items()}
     sources = tuple(dict.fromkeys(str(r["source"]) for r in result.table.records))
-    content = Content(made.name, (), sources, made.targets, "", ScoreTable(()), transfer=result.table, ranking=ranking, answers=answers)
-    text = f"{ranking_text(content, width())}\n\ntrained {result.made} networks ({result.found} found in the store)"
-    failed = [f"{f.source} -> {f.target} {f.replicate}: {f.reason}" for f in result.failures]
-    value = {"transfer": list(result.table.records), "answers": answers, "trained": result.made, "found": result.found, "failures": failed}
-    output.result(text, value, [f"{r['source']}\t{r['target']}\t{r['replicate']}\t{r['performance']!r}" for r in result.table.records])
-    return output.finish(failed)
+    content = Content(name, (), sources, targets, "", ScoreTable(()), transfer=result.table, ranking=ranking, answers=answers)
+    leaky = [f"leaky: {source} -> {target}: the pretraining has seen {count} test images" for (source, target), count in result.leaky.items()]
+    return "\n".join([ranking_text(content, width()), "", *leaky, f"trained {result.made} networks ({result.found} found in the store)"]), answers

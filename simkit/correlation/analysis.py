@@ -20,6 +20,7 @@ from simkit.correlation.recognition import Readable, as_raw, is_column, names_of
 from simkit.correlation.resampling import STATISTICS, Statistic
 from simkit.correlation.results import Correlation, MethodResult, Pooled, Within
 from simkit.correlation.statistics import critical_size, critical_spearman, tied_share
+from simkit.correlation.transfer_rows import run_columns
 from simkit.errors import DataError, NotEnoughData, Problems, UsageError
 from simkit.tables import RawTable, TransferTable, counted
 
@@ -61,7 +62,9 @@ def correlate(
         alias: pairs of names that mean the same data set.
         allow_missing: leaves out and counts empty cells, short rows, and pairs that only one of two tables has, instead of refusing them.
         aggregate: "mean" averages rows of the same key, instead of refusing them.
-        metric: of the performance ("auc" demands values in 0..1); None takes it from the table.
+        metric: of the performance ("auc" demands values in 0..1); None takes it from the table. Of a transfer table with one row per run and
+            metric (columns source, target, fold, seed, metric, value): whose rows are taken; "auc" means "auc" of two classes and
+            "auc-ovr-weighted" of more, and None takes these where a target has several metrics.
         baseline: "self" or "scratch" turns performances into the gain in percent over the target pretrained on itself, or over training
             from scratch, replicate by replicate. With replicates the mean of ratios can order sources otherwise than the mean performance.
         statistic: the coefficient whose mean over targets is primary: "spearman", "kendall" (tau-b) or "weighted-tau".
@@ -122,12 +125,15 @@ def read_transfer(
     table: Readable, *, performance: str | None = None, metric: str | None = None, allow_missing: bool = False, aggregate: Literal["mean"] | None = None,
     decimal: Literal[".", ","] = ".",
 ) -> TransferTable:
-    """A table of transfer performances, one row per (source, target, replicate).
+    """A table of transfer performances, one row per (source, target, fold, seed), of one metric for each target.
 
     Args:
-        table: a path, a DataFrame, or a table: long (source, target, replicate, performance, metric) or with one column a replicate.
+        table: a path, a DataFrame, or a table: long in metric (source, target, fold, seed, metric, value, as a TransferTable), long (source,
+            target, replicate, performance, metric), or with one column a replicate, which becomes the fold. A TransferTable is given back as it is
+            unless a metric is asked for.
         performance: the column, or a pattern of columns that are replicates; None recognises it.
-        metric: of the performance; None takes it from the table, or from the name of the column.
+        metric: of the performance; None takes it from the table, or from the name of the column. Of a table that is long in metric: whose rows are
+            taken (see :func:`correlate`).
         allow_missing: an empty performance is kept as undefined, instead of refused.
         aggregate: "mean" averages rows of the same key.
         decimal: the decimal sign of the table.
@@ -135,20 +141,19 @@ def read_transfer(
     Raises:
         UsageError, DataError: as :func:`correlate`.
     """
-    if isinstance(table, TransferTable):
+    if isinstance(table, TransferTable) and metric is None:
         return table
     raw = as_raw(table, allow_missing=allow_missing)
-    reading = read(recognise(raw, performance=performance, role="transfers"), metric=metric, allow_missing=allow_missing, aggregate=aggregate,
-                   decimal=decimal)
-    sizes = _fold_sizes(raw)
+    layout = recognise(raw, performance=performance, role="transfers", metric=metric)
+    reading = read(layout, metric=metric, allow_missing=allow_missing, aggregate=aggregate, decimal=decimal)
+    runs: Mapping[tuple[str, str, str], Mapping[str, Any]] = run_columns(layout) if layout.by_metric else _fold_sizes(raw)
     cells: dict[tuple[str, str, str], float | None] = {(*pair, replicate): None for pair, replicate in reading.undefined}
     cells |= {(*pair, replicate): value for pair, replicates in reading.performance.items() for replicate, value in replicates.items()}
     records = []
     for (source, target, replicate), value in sorted(cells.items()):
-        sized = sizes.get((source, target, replicate), {})
-        flags = () if value is not None else (f"no value in {reading.name}",)
-        key = {"source": source, "target": target, "replicate": replicate or "1"}
-        records.append({**key, "performance": value, "metric": reading.metric, **sized, "flags": flags})
+        run = runs.get((source, target, replicate), {})
+        flags = run.get("flags") or (() if value is not None else (f"no value in {reading.name}",))
+        records.append({"source": source, "target": target, "fold": replicate or "1", "metric": reading.metric, "value": value, **run, "flags": flags})
     return TransferTable(tuple(records))
 
 
@@ -186,11 +191,11 @@ def _readings(table: Readable, performance: Readable | None, methods: Sequence[s
     if isinstance(table, TransferTable):
         raise UsageError("SK102", "table", "a TransferTable holds no scores", "give the scores first, and the transfers as performance=...")
     if performance is None or (isinstance(performance, str) and is_column(raw, performance)):
-        reading = read(recognise(raw, performance=performance, methods=methods), metric=metric, **options)
+        reading = read(recognise(raw, performance=performance, methods=methods, metric=metric), metric=metric, **options)
         return reading, reading
     scores = read(recognise(raw, methods=methods, role="scores"), **options)
     second = as_raw(performance, allow_missing=allow_missing, name="performance DataFrame")
-    return scores, read(recognise(second, role="transfers"), metric=metric, **options)
+    return scores, read(recognise(second, role="transfers", metric=metric), metric=metric, **options)
 
 
 def _relative(

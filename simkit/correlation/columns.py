@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from simkit.correlation.names import shortened
 from simkit.correlation.numerals import DecimalMark, has_decimal_comma, in_percent, numbers
 from simkit.correlation.recognition import Layout
 from simkit.errors import DataError, Problems
@@ -169,8 +171,15 @@ class Columns:
             self.notes.append(f"{self.raw.path}: '{column}' is empty for {unknown} of {len(performance)} pairs: the noise of these is not known")
         return {pair: sd for pair, (sd, _) in out.items() if pair in performance}
 
-
-def shortened(names: Iterable[str], most: int = 10) -> str:
-    """The first names, and how many there are in all where some are left out."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    def leaky_runs(self) -> list[str]:
+        """A warning where sources were pretrained on images that the target is tested on, in a table that says so."""
+        column = self.layout.columns.get("leaky")
+        if column is None or not self.layout.performance:
+            return []
+        seen = self._numbers(column, 0.0, math.inf, True)
+        leaky = Counter(pair for pair, count in zip(self.pairs, seen, strict=True) if count > 0)
+        if not leaky:
+            return []
+        each = shortened(f"{source} -> {target} {count}" for (source, target), count in leaky.items())
+        return [f"{leaky.total()} of {counted(len(seen), 'run')} {'is' if leaky.total() == 1 else 'are'} leaky: the pretraining of the source has seen images "
+                f"that the target is tested on, so that the performance may be too high ({each})"]

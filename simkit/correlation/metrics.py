@@ -6,7 +6,7 @@ import re
 
 from simkit.errors import UsageError
 
-__all__ = ["is_share", "kind_of_metric", "refuse_lower_is_better"]
+__all__ = ["GAIN", "canonical", "is_share", "kind_of_metric", "refuse_lower_is_better"]
 
 BETWEEN_0_AND_1 = re.compile(r"(auc|auroc|roc-auc|auc-roc)(-(binary|ovr|ovo|macro|micro|weighted|prevalence))*|(balanced-)?accuracy")
 """Metrics whose values lie between 0 and 1; a relative gain of AUC is not one of them."""
@@ -22,14 +22,18 @@ LOWER_PHRASE = re.compile(r"cross-entropy|(false-(positive|negative|discovery)|m
 TURNED = re.compile(r"(^|-)(neg|negated|negative|minus|inverse|inverted|skill|reduction|improvement|gain)(-|$)")
 """What turns such a name round: "neg-log-loss", "Brier skill score", "relative error reduction"; a minus sign before it does too."""
 
+GAIN = "relative-gain"
+"""The metric of a transfer table that is a gain in percent over the baseline that the table names."""
 
-def _canonical(metric: str) -> str:
+
+def canonical(metric: str) -> str:
+    """The name of a metric without letter case and with hyphens: what two spellings of one have in common."""
     return metric.strip().casefold().replace("_", "-")
 
 
 def is_share(metric: str) -> bool:
     """Whether a performance of this metric lies in 0..1 (AUC, accuracy and their kin)."""
-    return BETWEEN_0_AND_1.fullmatch(_canonical(metric)) is not None
+    return BETWEEN_0_AND_1.fullmatch(canonical(metric)) is not None
 
 
 def refuse_lower_is_better(metric: str, where: str) -> None:
@@ -50,5 +54,5 @@ def refuse_lower_is_better(metric: str, where: str) -> None:
 
 def kind_of_metric(metric: str) -> str:
     """The metric, less how it is averaged over classes where it is an area under the ROC curve."""
-    name = _canonical(metric)
+    name = canonical(metric)
     return "auc" if BETWEEN_0_AND_1.fullmatch(name) and "accuracy" not in name else name

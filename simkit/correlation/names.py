@@ -9,7 +9,7 @@ from itertools import combinations
 
 from simkit.errors import nearest
 
-__all__ = ["closest", "difference", "respellings", "similar_data_sets", "similar_names"]
+__all__ = ["closest", "difference", "respellings", "shortened", "similar_data_sets", "similar_names"]
 
 SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015]+")
 """What words of a name are joined with: spaces, underscores, hyphens and dashes."""
@@ -87,3 +87,9 @@ def difference(one: str, two: str) -> tuple[str, str, str]:
     bare_one, bare_two = (SEPARATORS.sub("", name) for name in (plain_one, plain_two))
     how = [*(["letter case"] if bare_one != bare_two else []), *(["spaces, underscores or hyphens"] if parted else [])]
     return f"'{one}'", f"'{two}'", " and ".join(how)
+
+
+def shortened(names: Iterable[str], most: int = 10) -> str:
+    """The first names, and how many there are in all where some are left out."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

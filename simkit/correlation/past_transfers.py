@@ -50,18 +50,18 @@ def _tables(target: str, table: Readable, performance: Readable | None, options:
         raise UsageError("SK102", "table", "a TransferTable holds no scores", "give the scores first, and the transfers as performance=...")
     raw = as_raw(table, allow_missing=options.allow_missing)
     one = performance is None or (isinstance(performance, str) and is_column(raw, performance))
-    if performance is None and not _has_performance(raw):
+    if performance is None and not _has_performance(raw, options.metric):
         one, role = False, "no performance"
     else:
         role = ""
     if one and (performance is None or isinstance(performance, str)):
-        scores = transfers = recognise(raw, performance=performance, methods=options.methods)
+        scores = transfers = recognise(raw, performance=performance, methods=options.methods, metric=options.metric)
     else:
         scores = recognise(raw, methods=options.methods, role="scores")
         transfers = None
         if not role and performance is not None:
             second = as_raw(performance, allow_missing=options.allow_missing, name="performance DataFrame")
-            transfers = recognise(second, role="transfers")
+            transfers = recognise(second, role="transfers", metric=options.metric)
     written, names = _same(target, options.alias, scores.raw)
     new = read(replace(_only(scores, {written}), performance=(), notes=()), allow_missing=options.allow_missing, aggregate=options.aggregate,
                decimal=options.decimal)
@@ -126,10 +126,10 @@ def _named(layout: Layout) -> set[str]:
     return {cell.strip() for role in ("source", "target") for cell in layout.raw.column(layout.columns[role])}
 
 
-def _has_performance(raw: RawTable) -> bool:
+def _has_performance(raw: RawTable, metric: str | None) -> bool:
     """Whether a column of the table is recognised as the performance."""
     try:
-        recognise(raw, role="transfers")
+        recognise(raw, role="transfers", metric=metric)
     except UsageError as error:
         if any(problem.code == "SK104" for problem in error.problems):
             return False

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from simkit.correlation.joining import SCRATCH
 from simkit.correlation.metrics import is_share, refuse_lower_is_better
-from simkit.errors import DataError, Problems
+from simkit.errors import DataError
 from simkit.recipe import rng_for
 from simkit.tables import TransferTable
 
@@ -87,27 +87,22 @@ def rank_sources(transfer: TransferTable, *, seed: int = 0) -> dict[str, tuple[R
     Higher performance counts as better.
 
     Args:
-        transfer: performances, one row a source, target and replicate. Replicates of the same name are paired over sources.
+        transfer: performances; of each target its main metric counts, that of its first row. Replicates (fold and seed) of the same name are
+            paired over sources.
         seed: of the bootstrap.
 
     Returns:
         Target -> its sources in order.
 
     Raises:
-        DataError: an empty table, or several metrics for one target.
+        DataError: an empty table, or runs without a row of the main metric of their target.
         UsageError: a metric of which lower is better by its name (SK211).
     """
     if len(transfer) == 0:
         raise DataError("SK202", "TransferTable", "the table is empty (0 rows)", "give at least one transfer")
     by_target: dict[str, list[Mapping[str, Any]]] = {}
-    for record in transfer.records:
+    for record in transfer.of_metric():
         by_target.setdefault(str(record["target"]), []).append(record)
-    problems = Problems()
-    for target, records in by_target.items():
-        metrics = sorted({str(record["metric"]) for record in records})
-        if len(metrics) > 1:
-            problems.add("SK203", target, f"transfers to it are measured by {' and '.join(metrics)}", "rank the sources by one metric")
-    problems.raise_if_any(DataError)
     for target, records in sorted(by_target.items()):
         refuse_lower_is_better(str(records[0]["metric"]), target)
     return {target: _ranked(target, by_target[target], seed) for target in sorted(by_target)}

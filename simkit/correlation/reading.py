@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from simkit.correlation.columns import SAME, Columns, Pair, shortened
-from simkit.correlation.metrics import is_share, kind_of_metric, refuse_lower_is_better
+from simkit.correlation.metrics import GAIN, canonical, is_share, kind_of_metric, refuse_lower_is_better
 from simkit.correlation.names import similar_data_sets, similar_names
 from simkit.correlation.numerals import DecimalMark
 from simkit.correlation.recognition import Layout, is_pattern, long_in_disguise
@@ -39,7 +39,7 @@ class Reading:
             holds their averages. The label is the column of a wide table, ``value_replicate``, or ``replicate`` where the score differs with it.
         source_group: source -> group, of the sources for which the table names one.
         performance_sd: (source, target) -> standard deviation of the noise of the performance as it is given.
-        warnings: names that are almost the same.
+        warnings: names that are almost the same, and runs that are leaky.
         columns: of the table; those of a wide one are methods as soon as they are named.
     """
 
@@ -97,6 +97,8 @@ class _Reader(Columns):
         super().__post_init__()
         self.methods = self.names("method") if self.layout.form == "long" else [""] * len(self.raw)
         self.replicates = self.optional("replicate")
+        if self.layout.by_metric:
+            self.wanted_metric = None  # its rows were chosen
         self.value_replicates = self.optional("value_replicate")
 
     def reading(self) -> Reading:
@@ -106,11 +108,12 @@ class _Reader(Columns):
         scores, replicates = self.scores()
         directions = self.directions()
         sizes, groups, noise = self.source_sizes(), self.source_groups(), self.performance_sds(performance)
+        leaky = self.leaky_runs()
         self.raw.report(self.problems, self.bad)
         self.problems.raise_if_any(DataError)
         self.missing_note()
         named = {*performance, *(pair for pairs in scores.values() for pair in pairs)}
-        warnings = (*similar_data_sets(named), *similar_names(scores, "methods"), *similar_names(groups.values(), "groups of sources"))
+        warnings = (*similar_data_sets(named), *similar_names(scores, "methods"), *similar_names(groups.values(), "groups of sources"), *leaky)
         return Reading(
             self.raw.path, scores, directions, performance, metric, sizes, (*self.layout.notes, *self.notes), tuple(self.undefined),
             replicates, groups, noise, warnings, self.raw.columns,
@@ -129,7 +132,7 @@ class _Reader(Columns):
             raise UsageError("SK102", "metric", message, "leave the option out, or give the other table")
         for metric in [self.wanted_metric] if self.wanted_metric else said or [self.layout.performance_label]:
             refuse_lower_is_better(metric, self.raw.path)
-            if is_share(metric):
+            if is_share(metric) or (self.layout.by_metric and canonical(metric) == GAIN):
                 continue
             named = metric in said or metric == self.wanted_metric or not (is_pattern(metric) or metric.casefold() == "performance")
             what = f"'{metric}' is no metric that simkit knows" if named else "no metric is stated (metric='auc', --metric auc)"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
 from simkit.correlation.names import closest
 from simkit.correlation.numerals import has_decimal_comma, is_number
+from simkit.correlation.transfer_rows import no_scores, of_metric
 from simkit.errors import DataError, Problems, UsageError
 from simkit.tables import RawTable, ScoreTable, TransferTable, counted, read_table
 
@@ -60,6 +61,7 @@ class Layout:
         methods: wide: method -> the columns that are averaged for it; long: method -> its name in the method column.
         performance_label: the performance as the caller or the header calls it.
         notes: what was recognised.
+        by_metric: whether it is a transfer table of which the rows of one metric were taken, so that nothing is left to ask of ``metric``.
     """
 
     raw: RawTable
@@ -69,6 +71,7 @@ class Layout:
     methods: Mapping[str, tuple[str, ...]]
     performance_label: str
     notes: tuple[str, ...]
+    by_metric: bool = False
 
 
 def is_pattern(text: str) -> bool:
@@ -115,7 +118,10 @@ def as_raw(table: Readable, *, allow_missing: bool = False, name: str = "DataFra
     raise UsageError("SK102", name, f"a {type(table).__name__} is no table", "give a path, a DataFrame, a ScoreTable or a TransferTable")
 
 
-def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequence[str] = (), role: Literal["scores", "transfers", "both"] = "both") -> Layout:
+def recognise(
+    raw: RawTable, *, performance: str | None = None, methods: Sequence[str] = (), role: Literal["scores", "transfers", "both"] = "both",
+    metric: str | None = None,
+) -> Layout:
     """The meaning of the columns of a table.
 
     Args:
@@ -123,6 +129,7 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
         performance: the column of the performance, or a pattern of columns that are its replicates; None to recognise it.
         methods: "name", "name=column" or "name=pattern"; empty for all.
         role: whether the table holds scores, transfers or both; what it holds besides is left aside.
+        metric: whose rows are taken of a transfer table that is long in metric; see :func:`~simkit.correlation.transfer_rows.of_metric`.
 
     Raises:
         UsageError: a column, pattern or method that is not there, or that cannot be told from the header.
@@ -140,7 +147,14 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
         notes.append(f"{raw.path}: {len(raw.short)} {are} read with empty cells at {'their' if len(raw.short) > 1 else 'its'} end ({where})")
     if fold is not None:
         notes.append(f"{raw.path}: column '{fold}' is read as the replicate")
-    performing: tuple[str, ...] = () if role == "scores" else _performance(raw, performance, set(columns.values()), notes)
+    performing: tuple[str, ...]
+    by_metric = role != "scores" and performance is None and _is_long_in_metric(raw, columns)
+    if by_metric:
+        raw, more, taken = of_metric(raw, columns, metric)
+        columns, performing = columns | more, (columns["value"],)
+        notes += taken
+    else:
+        performing = () if role == "scores" else _performance(raw, performance, set(columns.values()), notes)
     if not performing and role != "scores":
         found = ", ".join(repr(column) for column in raw.columns if column)
         fix = ("name its column, performance='auc' (--performance auc), its replicates, performance='fold_*' (--performance 'fold_*'), "
@@ -150,10 +164,12 @@ def recognise(raw: RawTable, *, performance: str | None = None, methods: Sequenc
     if role != "transfers" and form == "long":
         raw, chosen = _long_methods(raw, columns, methods)
     elif role != "transfers":
-        chosen = _wide_methods(raw, {columns["source"], columns["target"], *performing, *({fold} if fold is not None else ())}, methods)
+        no_scores(raw, by_metric=by_metric)
+        run = set(TransferTable.COLUMNS) if by_metric and not methods else {fold} if fold is not None else set()
+        chosen = _wide_methods(raw, {columns["source"], columns["target"], *performing, *run}, methods)
     notes += _summary(raw, form, columns, chosen, performing, role)
     label = performance if performance is not None else performing[0] if len(performing) == 1 else "performance" if performing else ""
-    return Layout(raw, form, columns, performing, chosen, label, tuple(notes))
+    return Layout(raw, form, columns, performing, chosen, label, tuple(notes), by_metric)
 
 
 def _roles(raw: RawTable) -> dict[str, str]:
@@ -233,6 +249,11 @@ def _performance(raw: RawTable, wanted: str | None, known: Collection[str], note
     return tuple(named[:1])
 
 
+def _is_long_in_metric(raw: RawTable, columns: Mapping[str, str]) -> bool:
+    """Whether it is a transfer table with one row per run and metric: "value" and "metric", no "method", and nothing else that is the performance."""
+    return "value" in columns and "metric" in raw.columns and "method" not in columns and not _performance(raw, None, (), [])
+
+
 def _parse(methods: Sequence[str]) -> dict[str, str]:
     """Method -> column, pattern or name in the table."""
     problems, out = Problems(), {}
@@ -300,7 +321,7 @@ def _has_numbers(raw: RawTable, column: str) -> bool:
 def _summary(raw: RawTable, form: str, columns: Mapping[str, str], methods: Mapping[str, tuple[str, ...]], performance: Sequence[str], role: str) -> list[str]:
     notes = []
     used = {columns["source"], columns["target"], *performance}
-    used |= {columns[name] for name in ("replicate", "performance_metric") if name in columns and performance}
+    used |= {columns[name] for name in ("replicate", "performance_metric", "leaky", "fold", "seed") if name in columns and performance}
     if role != "transfers" and form == "long":
         used |= {columns[name] for name in ("method", "value", "higher_is_better", "value_replicate", "replicate") if name in columns}
         notes.append(f"{raw.path}: long form, one row per source, target and method; methods: {', '.join(methods)}")

@@ -227,7 +227,8 @@ def recommend(
         alias: pairs of names that mean the same data set, or sets so related that one tells the other's performance.
         allow_missing: leaves out and counts empty cells and past pairs that only one of two tables has, instead of refusing them.
         aggregate: "mean" averages rows of the same key, instead of refusing them.
-        metric: of the performance; None takes it from the table.
+        metric: of the performance; None takes it from the table. Of a table with one row per run and metric, whose rows are taken, as in
+            :func:`simkit.correlate`.
         decimal: decimal mark of the tables.
         always: the source to hold against, taken for every target; None for the one that is called "imagenet" or has it in its name.
         bootstraps: draws, at least 100.

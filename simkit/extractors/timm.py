@@ -15,7 +15,20 @@ from simkit.errors import DataError, IntegrityError, ResourceError, UsageError, 
 from simkit.extractors.base import Extractor, Session
 from simkit.extractors.layers import LayerSession, Pool, check_layer, pooled
 from simkit.extractors.network_session import PRECISION, NetworkSession, Precision, Preprocessing
-from simkit.networks import file_digest, host_error, hub_file, import_timm, load_body, state_of, weights_present
+from simkit.networks import (
+    WEIGHT_FILES,
+    file_digest,
+    host_error,
+    hub_file,
+    import_timm,
+    load_body,
+    state_of,
+    timm_cached,
+    timm_files,
+    timm_repository,
+    verified,
+    weights_present,
+)
 from simkit.recipe import recipe_of, seed_for
 from simkit.registry import option
 
@@ -23,9 +36,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Timm"]
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What the weights are called in a repository of the Hugging Face hub, in the order in which timm looks for them."""
 
 LAYER_POOLS: dict[str, Pool] = {"network": "average", "avg": "average", "max": "max", "token": "cls", "gem": "gem"}
 """What the poolings mean for a layer by name."""
@@ -129,7 +139,7 @@ class Timm(Extractor):
         if self.model.startswith("local-dir:"):
             return _in_folder(_folder(self.model))
         if configuration.hf_hub_id:
-            return _verified(_cached(configuration) or _downloaded(configuration))
+            return verified(timm_cached(configuration) or _downloaded(configuration))
         return hub_file(configuration.url)
 
     def _preprocessing(self, configuration: Any) -> Preprocessing:
@@ -296,38 +306,6 @@ def _in_folder(folder: Path) -> Path:
     return found
 
 
-def _files(configuration: Any) -> tuple[str, ...]:
-    named = configuration.hf_hub_filename
-    return (str(Path(named).with_suffix(".safetensors")), named) if named else WEIGHT_FILES
-
-
-def _repository(configuration: Any) -> tuple[str, str]:
-    name, _, revision = str(configuration.hf_hub_id).partition("@")
-    return name, revision
-
-
-def _cached(configuration: Any) -> Path | None:
-    """The weights file in the cache of the Hugging Face hub."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name, revision = _repository(configuration)
-    found = (try_to_load_from_cache(name, file, revision=revision or None) for file in _files(configuration))
-    return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-def _verified(file: Path) -> Path:
-    """A file of the hub's cache, which calls large files by their SHA-256; refused when it is another.
-
-    Raises:
-        IntegrityError: naming both digests. The file is kept.
-    """
-    stated = file.resolve().name
-    if re.fullmatch("[0-9a-f]{64}", stated) and (found := file_digest(file)) != stated:
-        message = f"the weights file is damaged: its SHA-256 is {found}, wanted {stated}"
-        raise IntegrityError("SK402", str(file), message, "the file was kept; move it away so that it is downloaded again")
-    return file
-
-
 def _check_weights(model: str, configuration: Any) -> None:
     """Fails before the work when the weights are damaged, or neither on this machine nor to be had. One request, no retries."""
     if model.startswith("local-dir:"):
@@ -336,12 +314,12 @@ def _check_weights(model: str, configuration: Any) -> None:
     if not configuration.hf_hub_id:
         weights_present(configuration.url)
         return
-    cached = _cached(configuration)
+    cached = timm_cached(configuration)
     if cached is not None:
-        _verified(cached)
+        verified(cached)
         return
-    name, revision = _repository(configuration)
-    _check_host(name, revision, _files(configuration), _full_name(configuration))
+    name, revision = timm_repository(configuration)
+    _check_host(name, revision, timm_files(configuration), _full_name(configuration))
 
 
 def _check_host(repository: str, revision: str, files: tuple[str, ...], shown: str) -> None:
@@ -370,8 +348,8 @@ def _unreachable(repository: str, file: str, error: Exception, shown: str) -> Re
 
 
 def _downloaded(configuration: Any) -> Path:
-    name, revision = _repository(configuration)
-    return _fetched(name, revision, _files(configuration), _full_name(configuration))
+    name, revision = timm_repository(configuration)
+    return _fetched(name, revision, timm_files(configuration), _full_name(configuration))
 
 
 def _fetched(repository: str, revision: str, files: tuple[str, ...], shown: str) -> Path:

@@ -24,7 +24,7 @@ from simkit.sources import detect, name_for
 from simkit.store import Store
 from simkit.study import DatasetSpec, Study, all_methods, load_datasets, read_study
 from simkit.tables import ScoreTable
-from simkit.transfer import TransferResult, run_units
+from simkit.transfer import TransferPlan, TransferResult, run_units
 
 __all__ = ["card", "distance", "embed", "finetune", "load", "resolve", "study_of"]
 
@@ -254,30 +254,41 @@ def _rooted(spec: DatasetSpec, base: Path) -> DatasetSpec:
 
 def finetune(
     study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, cluster: str | None = None,
-    strict: bool = False, progress: Progress | None = None,
+    strict: bool = False, logs: str | os.PathLike[str] | None = None, progress: Progress | None = None,
 ) -> TransferResult:
-    """Pretrains on every source, fine-tunes on every target, and returns one AUC per fold; finished runs are found in the store.
+    """Pretrains on every source, fine-tunes on every target, and returns the metrics of each fold; finished runs are found in the store.
 
     Args:
         study: a study file with a ``[finetune]`` table, or a Study.
         store: root of the store.
-        jobs: runs at a time, each in its own process.
+        jobs: runs at a time, each in its own process; 0: one per GPU, or per core.
         cluster: "ray", "ray:auto" or "ray:HOST:PORT": runs go to a Ray cluster, whose machines must all see the store (see
             :func:`~simkit.transfer.run_units`).
         strict: refuse images that cannot be read.
+        logs: folder for TensorBoard logs (extra ``tensorboard``).
         progress: told what happens.
 
     Returns:
         TransferResult: ``.table`` (TransferTable), ``.failures``, ``.leaky`` and what was made and found.
     """
+    made, planned = transfer_plan(study, store=store, jobs=jobs, cluster=cluster, strict=strict, progress=progress)
+    if planned.todo:
+        made.prepare(need=planned.bytes)
+    return run_units(planned, progress=(progress or Progress()).say, jobs=jobs, cluster=cluster, logs=logs)
+
+
+def transfer_plan(
+    study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, cluster: str | None = None,
+    strict: bool = False, progress: Progress | None = None,
+) -> tuple[Store, TransferPlan]:
+    """The store and the plan of the fine-tuning of a study; everything is checked, nothing is trained."""
     made = study if isinstance(study, Study) else read_study(study)
     if made.protocol is None:
         raise UsageError("SK104", f"{made.name}: finetune", "the study has no [finetune] table", "add one, for example: [finetune] with network = \"resnet18\"")
     Where.parse(cluster, jobs=jobs)
     place = Store(store if store is not None else made.store)
     kept = readable_datasets(made, place, progress or Progress(), strict=strict)
-    place.prepare()
-    return run_units(plan_transfer(made, kept, place), progress=(progress or Progress()).say, jobs=jobs, cluster=cluster)
+    return place, plan_transfer(made, kept, place)
 
 
 def readable_datasets(study: Study, store: Store, progress: Progress, *, strict: bool) -> dict[str, Dataset]:

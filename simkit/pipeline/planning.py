@@ -10,6 +10,7 @@ from typing import Any
 from simkit.dataset import Dataset
 from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, SimkitError, UsageError
 from simkit.estimators.comparison import Sampling
+from simkit.execution import duration
 from simkit.extractors.base import extract
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
 from simkit.pipeline.stages import check_projection, space_of, stored_card, strictly
@@ -101,14 +102,6 @@ class Plan:
         unknown = ", and the scores whose time is not known yet" if any(s.todo and s.seconds is None for s in self.steps) else ""
         lines += ["", f"estimate of the work: {duration(self.seconds)}{unknown}" if todo else "everything is stored: a run only writes the tables and the page"]
         return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: ``8 s``, ``3 min``, ``2 h 10 min``."""
-    if seconds < 90:
-        return f"about {seconds:.0f} s" if seconds >= 1 else "less than a second"
-    minutes = round(seconds / 60)
-    return f"about {minutes} min" if minutes < 90 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:

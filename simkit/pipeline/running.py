@@ -68,7 +68,7 @@ class Results:
 
     @property
     def performance(self) -> TransferTable | None:
-        """Transfer results of all pairs and folds, or None."""
+        """Transfer results of all pairs, folds, seeds and metrics, or None."""
         return self.content.transfer
 
     @property
@@ -87,7 +87,7 @@ class Results:
         lines = [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in self.content.skipped]
         lines += [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in self.content.unavailable if u.method in self.asked]
         if self.transfer is not None:
-            lines += [f"fine-tuning {f.source} -> {f.target} {f.replicate}: {f.reason}" for f in self.transfer.failures]
+            lines += [f"fine-tuning {f.text}" for f in self.transfer.failures]
         return tuple(lines)
 
     @property

@@ -178,7 +178,7 @@ def count_gaps(content: Content) -> list[str]:
     if bad:
         parts = ", ".join(f"{name} {count}" for name, count in Counter(record["method"] for record in bad).items())
         lines.append(f"{plural(len(bad), 'score')} from a solver that did not converge ({parts}): do not trust {'it' if len(bad) == 1 else 'them'}.")
-    undefined = [r for r in (content.transfer.records if content.transfer else ()) if r.get("performance") is None]
+    undefined = [r for r in (content.transfer.of_metric() if content.transfer else ()) if r.get("performance") is None]
     if undefined:
         parts = ", ".join(f"{source} -> {target} {n}" for (source, target), n in Counter((r["source"], r["target"]) for r in undefined).items())
         lines.append(f"{plural(len(undefined), 'replicate')} of a transfer without a defined {metric_of(content)} ({parts}).")

@@ -22,6 +22,7 @@ Interval = tuple[float, float]
 
 METRICS = {
     "auc": "AUC", "auc-ovr-weighted": "AUC (one-vs-rest, prevalence-weighted)", "auc-ovr-macro": "AUC (one-vs-rest, mean over classes)",
+    "relative-gain": "relative gain in %",
 }
 """Metrics as readers know them; others are written as they are named."""
 
@@ -186,7 +187,7 @@ def score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
 
 def metric_of(content: Content) -> str:
     """The performance metric as it is written beside numbers, for example ``AUC``; every way to average an AUC over classes is called so."""
-    names = {_spelled(record["metric"]).split(" (")[0] for record in content.transfer.records} if content.transfer else set()
+    names = {_spelled(record["metric"]).split(" (")[0] for record in content.transfer.of_metric()} if content.transfer else set()
     return " / ".join(sorted(names)) or "performance"
 
 
@@ -197,7 +198,7 @@ def metric_in_full(content: Content, target: str | None = None) -> str:
         content: of the report.
         target: only the metric of this target; where None and the targets have different ones, each is named with its targets.
     """
-    records = [record for record in (content.transfer.records if content.transfer else ()) if target in (None, record["target"])]
+    records = [record for record in (content.transfer.of_metric() if content.transfer else ()) if target in (None, record["target"])]
     found: dict[str, dict[str, None]] = {}
     for record in records:
         found.setdefault(_spelled(record["metric"]), {})[record["target"]] = None
@@ -248,7 +249,7 @@ def rankings(content: Content) -> dict[str, tuple[RankedSource, ...]]:
 def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
     """(target, source) -> cell, targets in the order of the ranking, sources best first."""
     reasons: dict[tuple[str, str], dict[str, None]] = {}
-    for record in content.transfer.records if content.transfer else ():
+    for record in content.transfer.of_metric() if content.transfer else ():
         if record.get("performance") is None:
             reasons.setdefault((record["target"], record["source"]), {}).update(dict.fromkeys(flags_of(record)))
     cells = {}

@@ -66,7 +66,7 @@ class Content:
         scores: values of every measure.
         methods: what the measures are; a measure of ``scores`` that is missing here is described by its rows.
         unavailable: scores and transfers that could not be computed.
-        transfer: performance per pair and replicate, or None when no transfer was measured.
+        transfer: performance per pair, fold, seed and metric, of which the main metric of each target is shown; or None when no transfer was measured.
         ranking: per target, the sources in order of measured performance (:func:`simkit.correlation.rank_sources`).
         answers: per target, one sentence: which source, and how sure that is (:func:`simkit.correlation.answer`).
         correlation: whether similarity predicts transfer, or None when that was not asked.

@@ -103,7 +103,7 @@ def _layers(data: Rectangle) -> Floats:
 
 
 def _transfer(data: Rectangle, layers: Floats, metric: str) -> TransferTable:
-    rows = ({"source": data.sources[s], "target": data.targets[t], "replicate": f"{r:04d}", "performance": float(layers[r, s, t]), "metric": metric}
+    rows = ({"source": data.sources[s], "target": data.targets[t], "fold": f"{r:04d}", "metric": metric, "value": float(layers[r, s, t])}
             for r, s, t in np.argwhere(np.isfinite(layers)))
     return TransferTable(tuple(rows))
 

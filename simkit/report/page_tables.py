@@ -153,7 +153,7 @@ def cards_table(content: Content) -> PageTable:
 
 
 def transfer_table(content: Content) -> PageTable | None:
-    """Every measured pair; the CSV has one row per replicate."""
+    """Every measured pair; the CSV has one row per run and metric."""
     cells, metric = transfer_cells(content), metric_of(content)
     if not cells:
         return None
@@ -307,7 +307,7 @@ def _listed(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequ
 
 def page_tables(content: Content) -> dict[str, PageTable | None]:
     """Every table but the rankings, by name; None for one that has no rows."""
-    undefined = [[r["source"], r["target"], str(r["replicate"]), "; ".join(flags_of(r))] for r in (content.transfer.records if content.transfer else ())
+    undefined = [[r["source"], r["target"], str(r["replicate"]), "; ".join(flags_of(r))] for r in (content.transfer.of_metric() if content.transfer else ())
                  if r.get("performance") is None]
     unavailable = [[item.method, item.source or "every source", item.target or "every target", item.reason] for item in content.unavailable]
     return {

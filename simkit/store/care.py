@@ -13,13 +13,13 @@ from typing import Any
 
 from simkit.errors import IntegrityError
 from simkit.files import TEMPORARY, abandoned, resource_errors
-from simkit.recipe import digest
+from simkit.recipe import digest, digest_file
 from simkit.store.shards import SHARD_NAME, check_digest, check_schema, damaged, read_header, read_ids, read_json, value_digest
 
 __all__ = ["EXPENDABLE", "Finding", "Removal", "contents", "extractor_line", "files_below", "prunable", "quarantine", "remove", "verify"]
 
-EXPENDABLE = ("gathered", "quarantine", "temporaries")
-"""Kinds that no later command misses: copies, damaged files that were set aside, what killed processes left."""
+EXPENDABLE = ("claims", "gathered", "pixels", "quarantine", "temporaries")
+"""Kinds that no later command misses: marks of who does what now, copies, decoded images, damaged files that were set aside, what killed processes left."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def _verify_file(path: Path, kind: str) -> None:
             check_schema(path, content.get("schema"))
             if content["sha256"] != value_digest(content.get("value")):
                 raise damaged(path, "its digest does not match its content")
+    elif (kind, path.suffix) in (("pixels", ".npy"), ("finetune", ".parquet"), ("claims", ".lock")):
+        _verify_beside(path, kind)
     elif path.suffix != ".safetensors" or (kind == "embeddings" and not SHARD_NAME.fullmatch(path.name)):
         raise damaged(path, "is not a file that simkit writes")
     elif kind == "embeddings":
@@ -103,6 +105,22 @@ def _verify_file(path: Path, kind: str) -> None:
         check_digest(path, read_header(path), ("x",))
     else:
         read_header(path)
+
+
+def _verify_beside(path: Path, kind: str) -> None:
+    """Files with a form of their own: decoded images, whose digest is in their record, and predictions, which hold theirs; claims are passing marks."""
+    if kind == "pixels":
+        beside = path.with_suffix(".json")
+        if not beside.is_file():
+            raise damaged(path, "has no record beside it that tells its digest")
+        value = read_json(beside).get("value")
+        with resource_errors(path, "read"):
+            if digest_file(path) != (value.get("sha256") if isinstance(value, dict) else None):
+                raise damaged(path, "its digest does not match its content")
+    elif kind == "finetune":
+        from simkit.transfer.predictions import read_predictions
+
+        read_predictions(path)
 
 
 def quarantine(root: Path, path: Path) -> Path:

@@ -1,18 +1,24 @@
-"""Transfer measured: pretrain on each source, fine-tune on each target, score the held-out folds by AUC.
+"""Transfer measured: pretrain on each source, fine-tune on each target, score the held-out folds.
 
     plan = plan_units(protocol, datasets, sources, targets, seed, results)   # checks everything, trains nothing
     result = run_units(plan, progress=print)                                 # does what is left, returns a TransferTable
 
+Where to read: ``protocol`` (what is held equal for every pair), ``plan`` (the grid and its checks), ``units`` (what one run does), ``fitting``
+(search, early stopping), ``training`` (the loop), ``runner`` (processes, machines, the table).
+
 All pairs share one :class:`Protocol`. Folds are stratified, keep patients and byte-identical images together, and are the same for every
-source; given train/test splits are not used yet. A source is pretrained once, with the study's seed, and serves all targets, folds and
-protocol seeds.
+source. A source is pretrained once, with the study's seed, and serves all targets, folds and protocol seeds; only where it shares images with a
+target's test fold is it pretrained again without them.
 """
 
 from __future__ import annotations
 
 from simkit.transfer.base import Failure, Finetune, Pretrain, Results, TransferResult
 from simkit.transfer.plan import TransferPlan, plan_units
-from simkit.transfer.protocol import Budget, Protocol
+from simkit.transfer.protocol import Budget, Choice, Protocol, is_path, presets, protocol_of
 from simkit.transfer.runner import run_units
 
-__all__ = ["Budget", "Failure", "Finetune", "Pretrain", "Protocol", "Results", "TransferPlan", "TransferResult", "plan_units", "run_units"]
+__all__ = [
+    "Budget", "Choice", "Failure", "Finetune", "Pretrain", "Protocol", "Results", "TransferPlan", "TransferResult", "is_path", "plan_units", "presets",
+    "protocol_of", "run_units",
+]

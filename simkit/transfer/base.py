@@ -43,36 +43,47 @@ class Results(Protocol):
 
 @dataclass(frozen=True)
 class Pretrain:
-    """Training on the whole of one source; makes the network's weights without the head.
+    """Training on one source, or on what is left of it without a target's test images; makes the network's weights, head included.
 
     Attributes:
         source: name, for messages.
         fingerprint: content of the source.
+        removed: digest of the images that are taken out because a target tests on them, "" for none.
+        share: of the rest that is trained on.
         budget: how it is trained.
         seed: of the study.
+        without: whose test images are taken out, for messages.
     """
 
     source: str = option(recipe=False)
     fingerprint: str = option()
+    removed: str = option()
+    share: float = option()
     budget: Budget = option()
     seed: int = option()
+    without: str = option("", recipe=False)
 
     kind = "pretrain"
-    version = 1
+    version = 2
 
     @property
     def key(self) -> str:
         """Digest of the recipe."""
         return digest(self)
 
+    @property
+    def label(self) -> str:
+        """The run in words."""
+        return f"pretraining on {self.source}" + (f" without the test images of {self.without}" if self.without else "")
+
     def random(self, *names: Any) -> tuple[Any, ...]:
         """The names that a random choice of this run is seeded by."""
-        return ("pretrain", self.seed, self.fingerprint, *names)
+        return ("pretrain", self.seed, self.fingerprint, self.removed, *names)
 
 
 @dataclass(frozen=True)
 class Finetune:
-    """Training on all folds of the target but one, from the start that the source gives; makes one AUC.
+    """Training on a target's training images from the start that the source gives, scored on the held-out fold.
 
     Attributes:
         source: name, for messages.
@@ -80,7 +91,8 @@ class Finetune:
         start: what the run starts from: "scratch", "weights:<digest of the file>" or "pretrain:<key>".
         fingerprint: content of the target.
         budget: how it is trained.
-        folds: number of folds.
+        split: "dealt": cross-validation; "image-level": the same without regard to patients; "given": the data set's own test part.
+        folds: number of folds (1 for a given split).
         fold: which one is held out, 0 to folds - 1.
         repeat: one of the protocol's seeds.
         seed: of the study.
@@ -91,13 +103,14 @@ class Finetune:
     start: str = option()
     fingerprint: str = option()
     budget: Budget = option()
+    split: str = option()
     folds: int = option()
     fold: int = option()
     repeat: int = option()
     seed: int = option()
 
     kind = "finetune"
-    version = 1
+    version = 2
 
     @property
     def key(self) -> str:
@@ -105,18 +118,19 @@ class Finetune:
         return digest(self)
 
     @property
-    def replicate(self) -> str:
-        """How the transfer table calls this repeat of the pair; folds count from 1."""
-        return f"seed{self.repeat}-fold{self.fold + 1}"
+    def fold_name(self) -> str:
+        """How tables call the fold: "1" to "k", or "given"."""
+        return "given" if self.split == "given" else str(self.fold + 1)
 
     @property
     def label(self) -> str:
         """The run in words."""
-        return f"{self.source} -> {self.target}, fold {self.fold + 1} of {self.folds}" + (f", seed {self.repeat}" if self.repeat else "")
+        fold = "given test part" if self.split == "given" else f"fold {self.fold + 1} of {self.folds}"
+        return f"{self.source} -> {self.target}, {fold}" + (f", seed {self.repeat}" if self.repeat else "")
 
     def random(self, *names: Any) -> tuple[Any, ...]:
         """The names that a random choice of this run is seeded by."""
-        return ("finetune", self.seed, self.repeat, self.start, self.fingerprint, self.folds, self.fold, *names)
+        return ("finetune", self.seed, self.repeat, self.start, self.fingerprint, self.split, self.folds, self.fold, *names)
 
 
 @dataclass(frozen=True)
@@ -125,9 +139,15 @@ class Failure:
 
     source: str
     target: str
-    replicate: str
+    fold: str
+    seed: int
     code: str
     reason: str
+
+    @property
+    def text(self) -> str:
+        """The failure in one line."""
+        return f"{self.source} -> {self.target}, fold {self.fold}, seed {self.seed}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -135,12 +155,13 @@ class TransferResult:
     """What a grid returns.
 
     Attributes:
-        table: one row a run, in the order of the plan; a run that failed has no performance and its reason in ``flags``.
-        failures: the runs without performance.
-        leaky: (source, target) -> test images of the target that the source also holds, summed over the folds of one seed.
-        made: runs (pretraining and fine-tuning) that were computed now.
+        table: one row a run and metric, in the order of the plan; a run that failed has no value and its reason in ``flags``.
+        failures: the runs without a value of their main metric.
+        leaky: (source, target) -> test images of the target that the source's pretraining has seen, summed over the folds of one seed.
+        made: runs (pretraining and fine-tuning) that were computed now, by this process or another one.
         found: fine-tuning runs that were already there.
         seconds: wall time.
+        predictions: writes the predictions of all runs into one parquet file.
     """
 
     table: TransferTable
@@ -149,3 +170,4 @@ class TransferResult:
     made: int = 0
     found: int = 0
     seconds: float = 0.0
+    predictions: Callable[[Path], None] | None = None

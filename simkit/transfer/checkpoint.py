@@ -1,4 +1,4 @@
-"""Tensors on disk with their digest, and the checkpoints of a run: the last two epochs, either of which a run can go on from."""
+"""Tensors on disk with their digest, and the checkpoints of a training: the last two epochs, either of which it can go on from, and the best."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simkit.errors import IntegrityError
+from simkit.errors import IntegrityError, Problem
 from simkit.files import resource_errors, write_bytes
 from simkit.transfer.base import Results, Say
 
@@ -33,14 +33,18 @@ def _checksum(tensors: Mapping[str, torch.Tensor], note: str) -> str:
     return sha.hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any]) -> None:
-    """A safetensors file, atomically, with a note (JSON) and the SHA-256 of both in its header."""
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], note: Mapping[str, Any], *, durable: bool = True) -> None:
+    """A safetensors file, atomically, with a note (JSON) and the SHA-256 of both in its header.
+
+    ``durable = False`` does not wait for the disk: a kill loses nothing, a power cut can damage the file, which its digest shows.
+    """
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note, sort_keys=True)
     header = json.dumps({"note": text, "sha256": _checksum(plain, text)})
-    write_bytes(path, save(plain, {"simkit": header}))  # one key: safetensors writes several in an order that changes from run to run
+    # one key: safetensors writes several in an order that changes from run to run
+    write_bytes(path, save(plain, {"simkit": header}), durable=durable)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -74,13 +78,14 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 class Checkpoints:
-    """The state of a run after its last two epochs, in two files that are overwritten in turn.
+    """The state of a training after its last two epochs, in two files that are overwritten in turn, and the best network so far.
 
     A kill while one is written leaves the other and the old content of this one, so at most one epoch is lost.
     """
 
     def __init__(self, results: Results, key: str, say: Say):
         self._paths = [results.path("checkpoint", key, f".{slot}.safetensors") for slot in range(SLOTS)]
+        self._best = [results.path("checkpoint", key, f".best{slot}.safetensors") for slot in range(SLOTS)]
         self._say = say
 
     def save(self, epoch: int, network: nn.Module, optimizer: torch.optim.Optimizer, note: Mapping[str, Any]) -> None:
@@ -88,12 +93,12 @@ class Checkpoints:
         tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items() if value is not None}
-        write_tensors(self._paths[epoch % SLOTS], tensors, {"epoch": epoch, **note})
+        write_tensors(self._paths[epoch % SLOTS], tensors, {**note, "epoch": epoch}, durable=False)
 
     def load(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
         """Restores the newest sound checkpoint and returns its note (with ``epoch``), or None when there is none.
 
-        A damaged one is announced and passed over: the run goes on from the other, or from its start.
+        A damaged one is announced and passed over: the training goes on from the other, or from its start.
         """
         found, damaged = [], []
         for path in self._paths:
@@ -104,6 +109,9 @@ class Checkpoints:
             except IntegrityError as error:
                 damaged.append(error.problems[0])
         tensors, note = max(found, key=lambda pair: int(pair[1]["epoch"]), default=({}, None))
+        if note is not None and note.get("best") is not None and self._read_best(int(note["best"]["slot"])) is None:
+            damaged.append(Problem("SK401", str(self._best[int(note["best"]["slot"])]), "is missing or damaged", ""))
+            note = None
         for problem in damaged:
             go_on = f"after epoch {note['epoch']}, from the other checkpoint" if note else "from its start"
             self._say(f"checkpoint {problem.where} {problem.message}; the run goes on {go_on}")
@@ -128,8 +136,25 @@ class Checkpoints:
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             optimizer.state[parameter][key] = value
 
-    def remove(self) -> None:
-        """Removes both files; called when the run's result is stored."""
-        for path in self._paths:
+    def save_best(self, slot: int, network: nn.Module) -> None:
+        """The network that did best on the inner validation so far; into the other slot than the one before it, which stays until the next."""
+        write_tensors(self._best[slot], network.state_dict(), {}, durable=False)
+
+    def load_best(self, slot: int, network: nn.Module) -> bool:
+        """Restores the best network; False when it is missing or damaged."""
+        tensors = self._read_best(slot)
+        if tensors is not None:
+            network.load_state_dict(tensors)
+        return tensors is not None
+
+    def _read_best(self, slot: int) -> dict[str, torch.Tensor] | None:
+        try:
+            return read_tensors(self._best[slot])[0]
+        except (FileNotFoundError, IntegrityError):
+            return None
+
+    def remove(self, *, keep_best: bool = False) -> None:
+        """Removes the files; called when the training's result is stored."""
+        for path in [*self._paths, *([] if keep_best else self._best)]:
             with resource_errors(path, "remove"):
                 path.unlink(missing_ok=True)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simkit.dataset import Dataset, readable
 from simkit.errors import DataError, NotEnoughData, Problem, Problems
+from simkit.transfer.augmentation import MEAN, STD, augment, network_input, warp
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["MEAN", "STD", "Listing", "augment", "decode", "listing", "network_input", "warp"]
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Channel means and standard deviations of ImageNet (on 0..1), as torchvision's weights expect them; used for every source alike."""
-
-ROTATION, SHIFT = 10.0, 0.1
-"""Largest rotation [degrees] and shift [fraction of the side] of the seed study's augmentation."""
+__all__ = ["MEAN", "STD", "Listing", "augment", "batches", "decode", "listing", "network_input", "warp"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +25,8 @@ class Listing:
         labels: class index per image, int64 (n,), into ``classes``.
         classes: names of the classes that have images, sorted.
         groups: patient per image, or None.
+        splits: given part ("train", "test", ...) per image, or None.
+        keys: name of each image in the data set.
         absent: classes that the data set names and has no image of.
     """
 
@@ -43,6 +37,8 @@ class Listing:
     classes: tuple[str, ...]
     groups: tuple[str, ...] | None
     absent: tuple[str, ...]
+    splits: tuple[str, ...] | None = None
+    keys: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,8 +52,11 @@ def listing(dataset: Dataset) -> Listing:
     """The data set in canonical order. Reads every file once, to digest it.
 
     Raises:
-        DataError: SK208 when there are no labels or only one class has images.
+        DataError: SK208 when there are no labels, several an image, or only one class has images.
     """
+    if dataset.multilabel:
+        message = "images have several labels each, and the runner trains for one"
+        raise DataError("SK208", dataset.name, message, "give one label column, or leave the data set out of sources and targets")
     names = dataset.label_names
     if names is None:
         message = "training needs labels and the data set has none"
@@ -66,42 +65,72 @@ def listing(dataset: Dataset) -> Listing:
     if len(classes) < 2:
         message = f"training needs at least two classes and all {len(names)} images are of class '{classes[0]}'"
         raise DataError("SK208", dataset.name, message, "check the labels")
-    groups = dataset.groups or ("",) * len(names)
-    order = np.array(sorted(range(len(names)), key=lambda i: (dataset.digests[i], names[i], groups[i])), dtype=np.int64)
+    nothing = ("",) * len(names)
+    groups, splits = dataset.groups or nothing, dataset.splits or nothing
+    order = np.array(sorted(range(len(names)), key=lambda i: (dataset.digests[i], names[i], groups[i], splits[i])), dtype=np.int64)
     number = {name: index for index, name in enumerate(classes)}
     return Listing(
         dataset=dataset, order=order, digests=tuple(dataset.digests[i] for i in order), classes=classes,
         labels=np.array([number[names[i]] for i in order], dtype=np.int64), groups=tuple(groups[i] for i in order) if dataset.groups else None,
-        absent=tuple(sorted(set(dataset.classes) - set(classes))),
+        absent=tuple(sorted(set(dataset.classes) - set(classes))), splits=tuple(splits[i] for i in order) if dataset.splits else None,
+        keys=tuple(dataset.keys[i] for i in order),
     )
 
 
-def decode(images: Listing, size: int) -> np.ndarray:
-    """All images as uint8 (n, 3, size, size) in canonical order.
+def decode(
+    images: Listing, size: int, channels: int = 3, *, out: np.ndarray | None = None, tick: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """All images as uint8 (n, channels, size, size) in canonical order.
 
-    The whole image is resized to the square (antialiased, bilinear; the aspect ratio is not kept, as in the seed study); grey images are
-    repeated to three channels.
+    The whole image is resized to the square (antialiased, bilinear; the aspect ratio is not kept, as in the seed study). Grey images are
+    repeated to three channels; of colour images one channel is made by luminance (ITU-R 601, rounded as Pillow does), after resizing.
+
+    Args:
+        images: what is decoded.
+        size: side of the square [pixels].
+        channels: that are wanted.
+        out: array (or memory map) that is filled and returned; a new one by default.
+        tick: is called with the number of images done, after each.
 
     Raises:
-        DataError: naming every image that cannot be read. Unreadable images are left out, and counted, where data sets are loaded; one
-            that appears only now would silently change the folds.
+        DataError: naming every image that cannot be read, or that has other channels than can be made into the wanted ones. Unreadable images
+            are left out, and counted, where data sets are loaded; one that appears only now would silently change the folds.
     """
     import torch
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import resize
 
-    out = np.empty((len(images), 3, size, size), dtype=np.uint8)
+    shape = (len(images), channels, size, size)
+    out = np.empty(shape, dtype=np.uint8) if out is None else out
+    assert out.shape == shape, f"an array {out.shape} for images {shape}"
     problems = Problems()
     row_of = {int(position): row for row, position in enumerate(images.order)}
-    for position, image in readable(images.dataset, [int(i) for i in images.order]):
+    for done, (position, image) in enumerate(readable(images.dataset, [int(i) for i in images.order]), start=1):
         if isinstance(image, Problem):
             problems.found.append(image)
-            continue
-        tensor = torch.from_numpy(np.array(np.moveaxis(image, -1, 0)))
-        square = resize(tensor, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True)
-        out[row_of[position]] = square.expand(3, size, size).numpy()
+        elif not _convertible(image.shape[2], channels):
+            message = f"channels: {image.shape[2]} found, {channels} wanted"
+            fix = f"set channels = {image.shape[2]} in [finetune]; only grey images become colour (3) and colour images grey (1)"
+            problems.add("SK207", f"{images.name}: {images.dataset.keys[position]}", message, fix)
+        else:
+            tensor = torch.from_numpy(np.array(np.moveaxis(image, -1, 0)))
+            square = resize(tensor, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True).numpy()
+            out[row_of[position]] = _luminance(square) if channels == 1 and len(square) == 3 else square
+        if tick is not None:
+            tick(done)
     problems.raise_if_any(DataError)
     return out
+
+
+def _convertible(found: int, wanted: int) -> bool:
+    return found == wanted or (found, wanted) in ((1, 3), (3, 1))
+
+
+def _luminance(colour: np.ndarray) -> np.ndarray:
+    """uint8 (3, s, s) to (1, s, s) by ITU-R 601 in 16-bit fixed point: to the bit what Pillow's ``convert("L")`` gives."""
+    red, green, blue = colour.astype(np.uint32)
+    grey: np.ndarray = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return grey.astype(np.uint8)[None]
 
 
 def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
@@ -113,49 +142,3 @@ def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     if len(order) < 2:
         raise NotEnoughData("SK501", "", f"{len(order)} training image: batch normalisation needs two", "add images")
     return np.array_split(order, max(1, min(-(-len(order) // size), len(order) // 2)))
-
-
-def warp(pixels: torch.Tensor, *, degrees: torch.Tensor, shift: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
-    """Flips, rotates about the centre, then shifts each image by its own amounts; bilinear, edge pixels repeated outside.
-
-    Args:
-        pixels: float (n, channels, s, s).
-        degrees: rotation per image (n,), counter-clockwise.
-        shift: right and down, as a fraction of the side (n, 2).
-        flip: whether the image is mirrored left to right first (n,), bool.
-    """
-    import torch
-    from torch.nn.functional import affine_grid, grid_sample
-
-    # grid_sample maps output to input positions (-1..1): the inverse of "flip, rotate by a, shift by t" is "flip . rotate by -a . (p - t)"
-    angle = torch.deg2rad(degrees)
-    cos, sin, mirror = angle.cos(), angle.sin(), 1.0 - 2.0 * flip.to(angle.dtype)
-    right, down = 2.0 * shift[:, 0], 2.0 * shift[:, 1]
-    top = torch.stack([cos * mirror, -sin * mirror, (-cos * right + sin * down) * mirror], dim=1)
-    bottom = torch.stack([sin, cos, -sin * right - cos * down], dim=1)
-    grid = affine_grid(torch.stack([top, bottom], dim=1).to(pixels), list(pixels.shape), align_corners=False)
-    return grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The seed study's augmentation, drawn anew for each image: rotation up to 10 degrees, shift up to 0.1, horizontal flip.
-
-    torchvision's v2 transforms draw once per call, so they would move a whole batch alike or need a call per image; this is one call a
-    batch on the device, equal to v2's ``affine`` for the same angle and shift. Edges are repeated, as Keras does by default.
-    """
-    import torch
-
-    draws = torch.rand(len(pixels), 4, generator=generator)
-    return warp(pixels, degrees=ROTATION * (2 * draws[:, 0] - 1), shift=SHIFT * (2 * draws[:, 1:3] - 1), flip=draws[:, 3] < 0.5)
-
-
-def network_input(pixels: np.ndarray, device: torch.device, generator: torch.Generator | None = None) -> torch.Tensor:
-    """uint8 (b, 3, s, s) to the network's float32 input on the device, augmented when a generator is given."""
-    import torch
-
-    x = torch.from_numpy(pixels)
-    x = (x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)).float().div_(255)
-    if generator is not None:
-        x = augment(x, generator)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)

@@ -1,61 +1,54 @@
-"""torchvision's classification networks: a new head for each, and where their first weights come from."""
+"""Classification networks of torchvision and timm: a new head for each, any number of input channels, and weights copied into them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from simkit.errors import IntegrityError, ResourceError, SimkitError, UsageError, nearest
-from simkit.recipe import digest_file
+from simkit.errors import IntegrityError, SimkitError, UsageError, nearest
+from simkit.networks import AUXILIARY, check_network, densenet_name, fitting_network, import_timm, network_names
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["body_state", "build_network", "imagenet_file", "load_body", "network_names", "read_weights"]
+__all__ = ["TIMM", "adapted_inputs", "body_state", "build_network", "check_forward", "first_convolution", "load_body", "network_names"]
 
-AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
-"""Training aids of GoogLeNet and Inception v3 that are not used here: left out of networks and of weights files."""
+TIMM = "timm:"
+"""Begin of the names of timm's networks."""
+
+NORMALISING = ("googlenet", "inception_v3")
+"""Networks of torchvision that bring ImageNet's normalisation of three channels to their own: ``2 x - 1``."""
 
 SHOWN = 5
 
 
-def network_names() -> list[str]:
-    """All classification networks of the installed torchvision."""
-    import torchvision
-
-    return list(torchvision.models.list_models(module=torchvision.models))
-
-
-def build_network(name: str, classes: int, *, dropout: float, image_size: int) -> tuple[nn.Module, str]:
+def build_network(name: str, classes: int, *, dropout: float, image_size: int, channels: int = 3) -> tuple[nn.Module, str]:
     """A network with random weights, its last layer replaced by dropout and a layer for ``classes``; and that head's name.
 
-    The head is the network's last linear layer (SqueezeNet: its 1x1 convolution). A dropout that stands directly before it is set to
+    torchvision's head is the network's last linear layer (SqueezeNet: its 1x1 convolution). A dropout that stands directly before it is set to
     ``dropout`` instead of adding a second one. SqueezeNet's ReLU after the head is taken out: logits are linear in every other network,
-    and a ReLU there can die and tie all scores.
+    and a ReLU there can die and tie all scores. timm makes its own head, with its own dropout before it.
+
+    Args:
+        name: a classification network of torchvision, or ``timm:NAME``.
+        classes: outputs.
+        dropout: share of the head's inputs that training zeroes.
+        image_size: side of the images, for networks that are made for one (vision transformers).
+        channels: inputs of the first convolution. GoogLeNet and Inception v3 take their images as they are where these are not three.
 
     Raises:
-        UsageError: SK101 unknown name, SK102 an image size that the network cannot take.
+        UsageError: SK101 unknown name, SK102 an image size that the network cannot take, SK108 a network of timm with another kind of head.
+        ResourceError: SK303 timm is not installed.
     """
-    import torchvision
     from torch import nn
 
-    if name not in network_names():
-        fix = "`python -c 'import torchvision; print(torchvision.models.list_models(module=torchvision.models))'` lists all"
-        raise UsageError("SK101", "finetune.network", f"unknown network '{name}'{nearest(name, network_names())}", fix)
-    options: dict[str, object] = {}
-    if name.startswith("vit_"):
-        options["image_size"] = image_size
-    elif name.startswith("maxvit"):
-        options["input_size"] = (image_size, image_size)
-    elif name in ("googlenet", "inception_v3"):  # transform_input: their weights expect another normalisation
-        options.update(aux_logits=False, init_weights=True, transform_input=True)
-    try:
-        network = torchvision.models.get_model(name, weights=None, **options)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise wrong_size(name, image_size, error) from error
+    if name.startswith(TIMM):
+        return _build_timm(name, classes, dropout=dropout, image_size=image_size, channels=channels)
+    check_network(name, "finetune.network")
+    network = _plain(name, image_size)
+    if channels != 3:
+        _replace_inputs(network, channels)
     head = [key for key, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     old = network.get_submodule(head)
     parent = network.get_submodule(head.rpartition(".")[0])
@@ -78,10 +71,111 @@ def build_network(name: str, classes: int, *, dropout: float, image_size: int) -
     return network, head
 
 
+def _plain(name: str, image_size: int) -> nn.Module:
+    """torchvision's own network, without training aids."""
+    import torch
+    import torchvision
+
+    options: dict[str, object] = {}
+    if name.startswith("vit_"):
+        options["image_size"] = image_size
+    elif name.startswith("maxvit"):
+        options["input_size"] = (image_size, image_size)
+    elif name in NORMALISING:
+        options.update(aux_logits=False, init_weights=True, transform_input=True)
+    network: nn.Module
+    if name.startswith("regnet") and torch.get_default_device().type == "meta":  # it computes its widths by tensors, which have no values there
+        with torch.device("cpu"):
+            network = torchvision.models.get_model(name, weights=None)
+        return network.to("meta")
+    try:
+        network = torchvision.models.get_model(name, weights=None, **options)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if "image_size" in options or "input_size" in options:
+            raise wrong_size(name, image_size, error) from error
+        raise
+    return network
+
+
+def _build_timm(name: str, classes: int, *, dropout: float, image_size: int, channels: int) -> tuple[nn.Module, str]:
+    timm = import_timm()
+    model = name.removeprefix(TIMM)
+    architecture = model.partition(".")[0]
+    if not timm.is_model(architecture):
+        fix = "`python -c 'import timm; print(timm.list_models())'` lists all"
+        raise UsageError("SK101", "finetune.network", f"timm has no network '{model}'{nearest(architecture, timm.list_models())}", fix)
+    configuration = timm.get_pretrained_cfg(architecture)
+    options: dict[str, Any] = {"img_size": image_size} if configuration is not None and configuration.fixed_input_size else {}
+    try:
+        network = timm.create_model(architecture, pretrained=False, num_classes=classes, in_chans=channels, drop_rate=dropout, **options)
+    except TypeError as error:  # an option that this family does not have
+        message = f"{name} cannot be made with {channels} channels, dropout and images of {image_size} px: {error}"
+        raise UsageError("SK108", "finetune.network", message, "choose another network") from error
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise wrong_size(name, image_size, error) from error
+    heads = (network.pretrained_cfg or {}).get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    if len(heads) != 1:
+        message = f"{name} has {len(heads)} classification layers{': ' if heads else ''}{', '.join(heads)}; wanted one"
+        raise UsageError("SK108", "finetune.network", message, "choose another network")
+    return network, heads[0]
+
+
 def wrong_size(name: str, image_size: int, error: Exception) -> UsageError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     message = f"{name} cannot take images of {image_size} x {image_size} px: {reason}"
     return UsageError("SK102", "finetune.image_size", message, "choose another image_size (a larger one, or a multiple of the network's patch size)")
+
+
+# --- inputs --------------------------------------------------------------------------------------------------------------------------------
+
+
+def first_convolution(network: nn.Module) -> str:
+    """Name of the first convolution, which takes the image; empty where there is none."""
+    from torch import nn
+
+    return next((key for key, module in network.named_modules() if isinstance(module, nn.Conv2d)), "")
+
+
+def _replace_inputs(network: nn.Module, channels: int) -> None:
+    """A first convolution with another number of inputs, its weights drawn anew as torch draws them."""
+    from torch import nn
+
+    name = first_convolution(network)
+    old = network.get_submodule(name)
+    assert isinstance(old, nn.Conv2d)
+    assert isinstance(old.padding, tuple)  # not "same"
+    size: Any = {key: getattr(old, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    new = nn.Conv2d(channels, old.out_channels, bias=old.bias is not None, device=old.weight.device, **size)
+    parent, _, child = name.rpartition(".")
+    network.get_submodule(parent).register_module(child, new)
+    if hasattr(network, "transform_input"):
+        vars(network)["transform_input"] = False  # it is written for three channels
+
+
+def adapted_inputs(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Weights (outputs, inputs, height, width) of a convolution, made for another number of inputs.
+
+    For one input, the sum over the old ones: on a grey image the convolution then gives what the old one gives on the image repeated. For
+    more, the old inputs repeated cyclically, and scaled so that the weights of each output add up to what they did: a constant image gives the
+    same. (That is old / new where all inputs repeat equally often; otherwise the scale of each input is divided by its number of copies.)
+    """
+    import torch
+
+    old = weight.shape[1]
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    taken = torch.arange(channels, device=weight.device) % old
+    repeated = weight[:, taken]
+    if channels % old == 0:
+        return repeated * (old / channels)
+    if channels < old:  # some inputs have no copy: their mass goes evenly to those that stay
+        return repeated + (weight[:, channels:].sum(dim=1, keepdim=True) / channels)
+    copies = torch.bincount(taken, minlength=old)[taken]
+    return repeated / copies[None, :, None, None].to(weight.dtype)
+
+
+# --- weights -------------------------------------------------------------------------------------------------------------------------------
 
 
 def body_state(network: nn.Module, head: str) -> dict[str, torch.Tensor]:
@@ -89,17 +183,45 @@ def body_state(network: nn.Module, head: str) -> dict[str, torch.Tensor]:
     return {key: value for key, value in network.state_dict().items() if not key.startswith(f"{head}.")}
 
 
-def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], where: str) -> None:
+def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], where: str, *, heads: bool = False) -> None:
     """Copies a state dict into everything but the head. The head of the file, whatever its size, is left out.
 
+    A first convolution with another number of inputs than the network's is adapted (:func:`adapted_inputs`).
+
+    Args:
+        network: changed in place.
+        head: name of its last layer.
+        state: names and tensors.
+        where: the file, for messages.
+        heads: restore a whole network of ours: the head too, which must fit like the rest; nothing is adapted.
+
     Raises:
-        IntegrityError: SK402 naming the tensors that are missing, not expected, of another shape, or not finite.
+        IntegrityError: SK402 naming the tensors that are missing, not expected, of another shape, or not finite; and the network of torchvision
+            that does fit.
     """
     import torch
 
-    wanted = body_state(network, head)
-    given = {key: value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY))}
-    given = {_densenet_name(key): value for key, value in given.items()}
+    wanted = network.state_dict() if heads else body_state(network, head)
+    given = dict(state)
+    if not heads:
+        given = {densenet_name(key): value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY))}
+        _adapt(network, given)
+    wrong = _misfits(wanted, given)
+    if wrong:
+        fits = "" if heads else fitting_network(state)
+        fix = f"its tensors fit torchvision's {fits}: name that as network" if fits else (
+            "give a state dict of the whole network, head included" if heads else
+            "give a state dict of the network that [finetune] names (its head may have any number of classes)")
+        raise IntegrityError("SK402", where, f"does not fit the network: {'; '.join(wrong)}", fix)
+    with torch.no_grad():
+        for key in wanted.keys() & given.keys():
+            wanted[key].copy_(given[key])
+
+
+def _misfits(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> list[str]:
+    """What does not fit, by kind, in words."""
+    import torch
+
     optional = {key for key in wanted if key.endswith("num_batches_tracked")}  # absent from files of before 2018; only counts
     wrong: list[str] = []
     for title, keys in (("missing", sorted(wanted.keys() - given.keys() - optional)), ("not part of the network", sorted(given.keys() - wanted.keys()))):
@@ -112,12 +234,35 @@ def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], 
     broken = [key for key in both if given[key].is_floating_point() and not bool(torch.isfinite(given[key]).all())]
     if broken:
         wrong.append(f"{len(broken)} with NaN or infinite values: {_some(broken)}")
-    if wrong:
-        fix = "give a state dict of the network that [finetune] names (its head may have any number of classes)"
-        raise IntegrityError("SK402", where, f"does not fit the network: {'; '.join(wrong)}", fix)
-    with torch.no_grad():
-        for key in both:
-            wanted[key].copy_(given[key])
+    return wrong
+
+
+def _adapt(network: nn.Module, given: dict[str, torch.Tensor]) -> None:
+    """Adapts the file's first convolution where it differs from the network's in its number of inputs alone."""
+    name = first_convolution(network)
+    key = f"{name}.weight"
+    if not name or key not in given:
+        return
+    old, new = given[key], network.get_parameter(key)
+    if old.ndim != 4 or old.shape[1] == new.shape[1] or (old.shape[0], *old.shape[2:]) != (new.shape[0], *new.shape[2:]):
+        return
+    if hasattr(network, "transform_input") and old.shape[1] == 3:
+        old = _renormalised(name, old, given)
+    given[key] = adapted_inputs(old, new.shape[1])
+
+
+def _renormalised(name: str, weight: torch.Tensor, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Weights of GoogLeNet and Inception v3 for images of ImageNet's normalisation, which three channels get by ``transform_input``.
+
+    The scale of each channel goes into the weights; its offset into the mean of the batch norm that follows (exact but for GoogLeNet's zero padding).
+    """
+    import torch
+
+    deviation, mean = torch.tensor([0.229, 0.224, 0.225], dtype=weight.dtype), torch.tensor([0.485, 0.456, 0.406], dtype=weight.dtype)
+    norm = f"{name.removesuffix('conv')}bn.running_mean"
+    if norm in given:
+        given[norm] = given[norm] - (weight.sum(dim=(2, 3)) @ ((mean - 0.5) / 0.5)).to(given[norm].dtype)
+    return weight * (deviation / 0.5)[None, :, None, None]
 
 
 def _some(items: list[str]) -> str:
@@ -128,94 +273,14 @@ def _shape(tensor: torch.Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape) or "a single number"
 
 
-def _densenet_name(key: str) -> str:
-    """torchvision's DenseNet files hold ``norm.1`` where the modules are called ``norm1``."""
-    return re.sub(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
-
-
-def read_weights(path: str | Path, where: str) -> dict[str, torch.Tensor]:
-    """A state dict from a ``.safetensors`` file or one written by ``torch.save``; nothing in the file is executed.
-
-    Raises:
-        ResourceError: SK302 when the file does not exist.
-        IntegrityError: SK402 when it is truncated, or holds more than tensors.
-    """
-    import torch
-
-    path = Path(path)
-    if not path.is_file():
-        raise ResourceError("SK302", where, f"the weights file '{path}' does not exist", "put the file there, or correct the path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise many kinds; each of them means that the file is not what it should be
-        lines = str(error).strip().splitlines()
-        message = f"'{path}' cannot be read as weights: {type(error).__name__}: {lines[0] if lines else ''}"
-        fix = "it is truncated, or holds pickled objects, which are never executed: save the network's state_dict() again, best as .safetensors"
-        raise IntegrityError("SK402", where, message, fix) from error
-    odd = [] if not isinstance(state, dict) else [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if not isinstance(state, dict) or odd or not state:
-        found = f"'{type(state).__name__}'" if not isinstance(state, dict) else f"entries that are not tensors: {_some(odd)}" if odd else "nothing"
-        raise IntegrityError("SK402", where, f"'{path}' is not a state dict: it holds {found}", "save only the network's state_dict(): names and tensors")
-    return {str(key): value.float() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def imagenet_file(network: str) -> Path:
-    """torchvision's default ImageNet weights of a network, downloaded by torch.hub when they are not there yet.
-
-    Raises:
-        ResourceError: SK302 with the file's address and the place to put it, when it can be neither found nor downloaded.
-        IntegrityError: SK402 when the file does not have the digest that is part of its name.
-    """
-    import socket
-
-    import torch
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(network).DEFAULT
-    url = str(weights.url)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-    prefix = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if not path.is_file():
-        patience = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(20.0)  # torch.hub has no timeout of its own: a machine without network would wait for ever
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix.group(1) if prefix else None, progress=False)
-        except (OSError, RuntimeError) as error:
-            message = f"the weights of source 'imagenet' are not on this machine and cannot be downloaded ({type(error).__name__}: {error}): {url}"
-            raise ResourceError("SK302", "finetune.sources", message, f"download that file elsewhere and put it at {path}") from error
-        finally:
-            socket.setdefaulttimeout(patience)
-    found = digest_file(path)
-    if prefix and not found.startswith(prefix.group(1)):
-        message = f"its SHA-256 begins with {found[:len(prefix.group(1))]}, its name promises {prefix.group(1)}"
-        raise IntegrityError("SK402", str(path), message, "delete the file and download it again")
-    return path
-
-
-def interpolated_positions(network: str, state: dict[str, torch.Tensor], image_size: int) -> dict[str, torch.Tensor]:
-    """Position embeddings of a vision transformer, resampled to another image size; other networks' weights as they are."""
-    if not network.startswith("vit_"):
-        return state
-    from torchvision.models.vision_transformer import interpolate_embeddings
-
-    patch = int(network.rpartition("_")[2])
-    return dict(interpolate_embeddings(image_size, patch, state))
-
-
-def check_forward(network: nn.Module, name: str, image_size: int, device: torch.device) -> None:
+def check_forward(network: nn.Module, name: str, image_size: int, device: torch.device, *, channels: int = 3) -> None:
     """UsageError SK102 when the network cannot take two images of this size in training."""
     import torch
 
     network.train()
     try:
         with torch.no_grad():
-            network(torch.zeros(2, 3, image_size, image_size, device=device))
+            network(torch.zeros(2, channels, image_size, image_size, device=device))
     except SimkitError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:

@@ -29,8 +29,8 @@ def node_check(plan: TransferPlan) -> Iterator[Callable[[], Sequence[Problem]]]:
     A record is written where the results will lie, to be read there: a folder of the same name on that machine's own disk is not the store.
     """
     key = secrets.token_hex(32)
-    used = {run.source for run in plan.todo}
-    weights = {os.path.abspath(start.path): start.identity.partition(":")[2] for name, start in plan.starts.items() if start.path and name in used}
+    starts = [plan.origins[run.key].start for run in plan.todo]
+    weights = {os.path.abspath(start.path): start.identity.partition(":")[2] for start in starts if start.path}
     plan.results.save_json(Finetune.kind, key, {"probe": key})
     try:
         yield partial(_missing, plan.results, key, weights, _versions())

@@ -1,4 +1,4 @@
-"""The training loop, plain PyTorch, and what surrounds one run: seeds, threads, checkpoints, prediction.
+"""The training loop, plain PyTorch, and what surrounds one training: seeds, threads, precision, checkpoints, prediction.
 
 Every random draw of an epoch is seeded by what the run is and by the epoch's number. A run that was killed and goes on from a checkpoint
 is therefore, on a CPU, equal bit by bit to one that was never interrupted.
@@ -10,23 +10,28 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simkit.errors import NotEnoughData, ResourceError
 from simkit.recipe import seed_for
-from simkit.transfer.checkpoint import Checkpoints
+from simkit.transfer.base import Say
+from simkit.transfer.checkpoint import SLOTS, Checkpoints
+from simkit.transfer.feed import Feed
 from simkit.transfer.images import batches, network_input
-from simkit.transfer.protocol import Budget
+from simkit.transfer.metrics import selection_value
+from simkit.transfer.protocol import Budget, Choice
+from simkit.transfer.stages import set_trainable, train_mode
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["learning_rate", "predict", "reproducible", "seconds_per_image", "torch_seed", "train"]
+__all__ = ["Trained", "Training", "autocast_of", "class_weights", "is_full", "learning_rate", "predict", "reproducible", "seconds_per_image", "torch_seed"]
 
 
 def torch_seed(*names: Any) -> int:
@@ -34,29 +39,36 @@ def torch_seed(*names: Any) -> int:
     return seed_for(*names) % 2**63
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error of torch says that memory is full."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 @contextmanager
-def reproducible(device: torch.device, threads: int) -> Iterator[None]:
+def reproducible(device: torch.device, threads: int, *, deterministic: bool = True) -> Iterator[None]:
     """Deterministic algorithms, a fixed number of CPU threads and torch's random state to itself; all as before afterwards.
 
     On CUDA a few operations have no deterministic form; torch would warn at each, so the plan says it once instead.
     """
     import torch
 
-    if device.type == "cuda":
+    if device.type == "cuda" and deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it; read when cuBLAS starts
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark, switch = torch.backends.cudnn.benchmark, torch.utils.deterministic
     fill = switch.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not deterministic
         switch.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads uninitialised memory
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
             yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_full(error):
             raise
         message = f"the device is out of memory: {str(error).splitlines()[0]}"
         raise ResourceError("SK301", "finetune", message, "lower batch_size or image_size, or run fewer jobs at once; finished runs are kept") from error
@@ -67,27 +79,33 @@ def reproducible(device: torch.device, threads: int) -> Iterator[None]:
         switch.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-def learning_rate(budget: Budget, epoch: int) -> float:
-    """The learning rate of an epoch (from 0): constant, half a cosine that would reach zero after the last epoch, or steps.
+def learning_rate(budget: Budget, choice: Choice, epoch: int, done: float = 0.0) -> float:
+    """The learning rate after ``epoch`` finished epochs and a share ``done`` of the next one.
 
-    ``step`` is a tenth from half of the epochs on and a hundredth from three quarters on.
+    Epochs in which only the head is trained (``probe_epochs``) have the constant ``probe_lr``. Then it rises from zero over ``warmup_epochs``;
+    over the rest it is constant, half a cosine that reaches zero at the end, or (``step``) a tenth from half of it on and a hundredth from
+    three quarters on.
     """
-    done = epoch / budget.epochs
+    at = epoch - budget.probe_epochs + done
+    if at < 0:
+        return budget.probe_lr
+    if at < budget.warmup_epochs:
+        return choice.lr * at / budget.warmup_epochs
+    progress = (at - budget.warmup_epochs) / (budget.epochs - budget.warmup_epochs)
     if budget.schedule == "cosine":
-        return budget.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return choice.lr * 0.5 * (1 + math.cos(math.pi * progress))
     if budget.schedule == "step":
-        return budget.learning_rate * (0.01 if done >= 0.75 else 0.1 if done >= 0.5 else 1.0)
-    return budget.learning_rate
+        return choice.lr * (0.01 if progress >= 0.75 else 0.1 if progress >= 0.5 else 1.0)
+    return choice.lr
 
 
-def _optimizer(network: nn.Module, budget: Budget) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, budget: Budget, choice: Choice) -> torch.optim.Optimizer:
     import torch
 
-    rate, decay = budget.learning_rate, budget.weight_decay
     if budget.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=decay)
+        return torch.optim.SGD(network.parameters(), lr=choice.lr, momentum=0.9, weight_decay=choice.weight_decay)
     kind = torch.optim.AdamW if budget.optimizer == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), lr=rate, weight_decay=decay)
+    return kind(network.parameters(), lr=choice.lr, weight_decay=choice.weight_decay)
 
 
 def class_weights(labels: np.ndarray, classes: int, how: str) -> np.ndarray:
@@ -97,94 +115,242 @@ def class_weights(labels: np.ndarray, classes: int, how: str) -> np.ndarray:
     return np.asarray(len(labels) / (classes * np.bincount(labels, minlength=classes)), dtype=np.float32)
 
 
-def train(
-    network: nn.Module, pixels: np.ndarray, labels: np.ndarray, *, classes: int, budget: Budget, random: tuple[Any, ...], device: torch.device,
-    checkpoints: Checkpoints, tick: Callable[[str], None],
-) -> dict[str, Any]:
-    """Trains the network in place; inside :func:`reproducible`.
+def autocast_of(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which the forward pass runs: ``auto`` is bfloat16 on CUDA (float16 where that GPU has none), float32 elsewhere."""
+    import torch
 
-    Args:
-        network: on the device.
-        pixels: uint8 (n, 3, s, s), the training images.
-        labels: int64 (n,), each of the classes at least once.
-        classes: C.
+    if precision == "auto":
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if has_bfloat16 else "float16" if device.type == "cuda" else "float32"
+    kind = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, kind, enabled=precision != "float32")
+
+
+@dataclass
+class Trained:
+    """What a training left: mean loss of each epoch, the value of each inner validation, the epoch that was best, seconds over all sittings."""
+
+    losses: list[float] = field(default_factory=list)
+    validations: list[list[float]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    seconds: float = 0.0
+    parts: int = 1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs whose result is taken: the best one's number, else all."""
+        return int(self.best["epoch"]) if self.best is not None else len(self.losses)
+
+    def note(self) -> dict[str, Any]:
+        """In JSON form."""
+        return {"losses": self.losses, "validations": self.validations, "best": self.best, "seconds": self.seconds, "parts": self.parts}
+
+
+@dataclass(eq=False)
+class Training:
+    """One training of one network.
+
+    Attributes:
+        network: on the device; changed in place.
+        head: name of its classification layer.
+        data: the training images.
+        validation: the images that are held back to choose by, or None.
         budget: how.
+        choice: with which learning rate and weight decay.
         random: names that every draw is seeded by, together with the epoch.
         device: where.
-        checkpoints: of this run; the newest one is taken up.
-        tick: receives a line after each epoch.
-
-    Returns:
-        ``losses``: mean training loss of each epoch; ``seconds``: time spent, over all sittings.
-
-    Raises:
-        NotEnoughData: SK502 when the loss is NaN or infinite after an epoch.
+        checkpoints: of this training; the newest one is taken up.
+        tick: receives a line after each epoch, and its values for a log.
+        say: receives what a user must know.
+        stop_after: epochs after which it ends, although the schedule is made for all.
+        compiled: whether the network is compiled.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
 
-    optimizer = _optimizer(network, budget)
-    weights = torch.from_numpy(class_weights(labels, classes, budget.class_weights)).to(device)
-    note = checkpoints.load(network, optimizer) or {"epoch": 0, "losses": [], "seconds": 0.0}
-    losses, seconds = list(note["losses"]), float(note["seconds"])
-    for epoch in range(int(note["epoch"]), budget.epochs):
-        started = time.perf_counter()
-        draws = torch.Generator().manual_seed(torch_seed(*random, "epoch", epoch))
-        torch.manual_seed(torch_seed(*random, "dropout", epoch))  # dropout and stochastic depth draw from torch's own state, forked by the caller
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(budget, epoch)
-        network.train()
-        total = torch.zeros((), device=device)
-        for rows in batches(torch.randperm(len(labels), generator=draws).numpy(), budget.batch_size):
-            x = network_input(pixels[rows], device, draws if budget.augmentation == "paper" else None)
-            y = torch.from_numpy(labels[rows]).to(device)
-            with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-                logits = network(x)
-            loss = cross_entropy(logits.float(), y, weight=weights, reduction="none").mean()  # weights have mean 1: no second normalisation
+    network: nn.Module
+    head: str
+    data: Feed
+    validation: Feed | None
+    budget: Budget
+    choice: Choice
+    random: tuple[Any, ...]
+    device: torch.device
+    checkpoints: Checkpoints
+    tick: Callable[[str, int, Mapping[str, float]], None]
+    say: Say
+    stop_after: int | None = None
+    compiled: bool = False
+
+    def run(self) -> Trained:
+        """Trains; the network is then that of the best epoch where there is an inner validation, else that of the last.
+
+        Raises:
+            NotEnoughData: SK502 when the loss is NaN or infinite after an epoch.
+            ResourceError: SK301 when two images are too many for the device's memory.
+        """
+        import torch
+
+        budget = self.budget
+        optimizer = _optimizer(self.network, budget, self.choice)
+        forward = torch.compile(self.network) if self.compiled else self.network
+        scaler = torch.amp.GradScaler(self.device.type, enabled=autocast_of(budget.precision, self.device).fast_dtype == torch.float16)
+        done = self._taken_up(optimizer, scaler)
+        epochs = budget.probe_epochs + budget.epochs if self.stop_after is None else self.stop_after
+        initial = None if done.losses else {name: value.detach().to("cpu", copy=True) for name, value in self.network.state_dict().items()}
+        while len(done.losses) < epochs and not self._stale(done):
+            started = time.perf_counter()
+            try:
+                loss = self._epoch(forward, optimizer, scaler, done)
+            except RuntimeError as error:
+                if not is_full(error):
+                    raise
+                optimizer, done = self._smaller(error, done, scaler, initial)
+                continue
+            done.losses.append(loss)
+            self._check(done)
+            self._validate(done)
+            done.seconds += time.perf_counter() - started
+            initial = None
+            if len(done.losses) < epochs and not self._stale(done):  # after the last epoch the result itself is stored
+                self.checkpoints.save(len(done.losses), self.network, optimizer, {**done.note(), "scaler": scaler.state_dict()})
+            self._tell(done)
+        if done.best is not None and not self.checkpoints.load_best(int(done.best["slot"]), self.network):
+            raise ResourceError("SK301", "finetune", "the best network of this training was removed while it went on", "start the same command again")
+        return done
+
+    def _taken_up(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Trained:
+        """What earlier sittings have done."""
+        note = self.checkpoints.load(self.network, optimizer)
+        if note is None:
+            return Trained()
+        if note["scaler"]:
+            scaler.load_state_dict(note["scaler"])
+        return Trained(**{name: note[name] for name in ("losses", "validations", "best", "seconds", "parts")})
+
+    def _epoch(self, forward: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, done: Trained) -> float:
+        """One pass over the training images; returns the mean loss."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        budget, epoch = self.budget, len(done.losses)
+        draws = torch.Generator().manual_seed(torch_seed(*self.random, "epoch", epoch))
+        torch.manual_seed(torch_seed(*self.random, "dropout", epoch))  # dropout and stochastic depth draw from torch's own state, forked by the caller
+        mode = "frozen" if epoch < budget.probe_epochs else "full" if budget.mode == "probe-then-full" else budget.mode
+        set_trainable(self.network, self.head, mode, budget.last_stages)
+        train_mode(self.network, frozen_batch_norm=budget.batch_norm == "frozen")
+        labels = self.data.labels
+        weights = torch.from_numpy(class_weights(labels, int(labels.max()) + 1, budget.class_weights)).to(self.device)
+        steps = batches(torch.randperm(len(labels), generator=draws).numpy(), budget.batch_size)
+        parts = [np.array_split(rows, max(1, min(budget.accumulate * done.parts, len(rows) // 2))) for rows in steps]
+        feed = self.data.batches([part for step in parts for part in step])
+        total = torch.zeros((), device=self.device)
+        for number, step in enumerate(parts):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(budget, self.choice, epoch, number / len(parts))
+            size = sum(len(part) for part in step)
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(rows)
-        losses.append(float(total) / len(labels))
-        if not math.isfinite(losses[-1]):
-            message = f"training diverged: the loss is {losses[-1]} after epoch {epoch + 1} of {budget.epochs} (learning rate {budget.learning_rate:g})"
-            raise NotEnoughData("SK502", "", message, "lower learning_rate, for all runs alike")
-        tick(f"epoch {epoch + 1} of {budget.epochs}, loss {losses[-1]:.3f}")
-        seconds += time.perf_counter() - started
-        if epoch + 1 < budget.epochs:  # after the last epoch the result itself is stored
-            checkpoints.save(epoch + 1, network, optimizer, {"losses": losses, "seconds": seconds})
-    return {"losses": losses, "seconds": seconds}
+            for _ in step:
+                pixels, y = next(feed)
+                x = network_input(pixels, self.device, draws, budget.augmentation)
+                with autocast_of(budget.precision, self.device):
+                    logits = forward(x)
+                # class weights have mean 1 over the images: no second normalisation
+                loss = cross_entropy(logits.float(), y, weight=weights, reduction="none", label_smoothing=budget.label_smoothing).sum() / size
+                scaler.scale(loss).backward()
+                total += loss.detach() * size
+            scaler.step(optimizer)
+            scaler.update()
+        return float(total) / len(labels)
+
+    def _smaller(
+        self, error: RuntimeError, done: Trained, scaler: torch.amp.GradScaler, initial: Mapping[str, torch.Tensor] | None,
+    ) -> tuple[torch.optim.Optimizer, Trained]:
+        """Takes the state before the epoch up again, to do it with half as many images at a time; says so."""
+        import torch
+
+        at_a_time = self.budget.batch_size // (self.budget.accumulate * done.parts)
+        if at_a_time < 4:
+            message = f"the device is out of memory with {max(at_a_time, 2)} images at a time: {str(error).splitlines()[0]}"
+            raise ResourceError("SK301", "finetune", message, "lower image_size, take a smaller network, or run fewer jobs at once; finished runs are kept")
+        parts = done.parts * 2
+        optimizer = _optimizer(self.network, self.budget, self.choice)
+        if initial is not None:
+            self.network.load_state_dict(initial)
+            before = Trained()
+        else:
+            before = self._taken_up(optimizer, scaler)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(f"out of memory: each step of {self.budget.batch_size} images is now taken in {self.budget.accumulate * parts} parts "
+                 "(the gradients are added: the same step; batch norm sees the parts)")
+        return optimizer, replace(before, parts=parts)
+
+    def _check(self, done: Trained) -> None:
+        if not math.isfinite(done.losses[-1]):
+            where = f"after epoch {len(done.losses)} of {self.budget.probe_epochs + self.budget.epochs} ({self.choice.text})"
+            raise NotEnoughData("SK502", "", f"training diverged: the loss is {done.losses[-1]} {where}", "lower learning_rate, for all runs alike")
+
+    def _validate(self, done: Trained) -> None:
+        """Scores the images that are held back, and keeps the network when it is the best so far."""
+        if self.validation is None:
+            return
+        labels = self.validation.labels
+        probabilities = predict(self.network, self.validation, batch_size=max(self.budget.batch_size, 64), device=self.device)
+        value = list(selection_value(labels, probabilities, probabilities.shape[1], self.budget.selection))
+        done.validations.append(value)
+        if done.best is None or tuple(value) > tuple(done.best["value"]):
+            slot = 0 if done.best is None else (int(done.best["slot"]) + 1) % SLOTS
+            self.checkpoints.save_best(slot, self.network)
+            done.best = {"epoch": len(done.losses), "value": value, "slot": slot}
+
+    def _stale(self, done: Trained) -> bool:
+        """Whether early stopping ends the training here. The epochs of the probe do not count."""
+        if not self.budget.early_stopping or done.best is None:
+            return False
+        since = max(int(done.best["epoch"]), self.budget.probe_epochs)
+        return len(done.losses) - since >= self.budget.early_stopping
+
+    def _tell(self, done: Trained) -> None:
+        epoch, epochs = len(done.losses), self.budget.probe_epochs + self.budget.epochs
+        values = {"loss": done.losses[-1], "learning rate": learning_rate(self.budget, self.choice, epoch - 1)}
+        line = f"epoch {epoch} of {epochs}, loss {done.losses[-1]:.3f}"
+        if done.validations:
+            names = ("AUC", "minus log loss") if self.budget.selection == "auc" else ("minus log loss", "AUC")
+            values |= {f"validation {name}": value for name, value in zip(names, done.validations[-1], strict=True)}
+            line += f", validation {names[0]} {done.validations[-1][0]:.3f}"
+        self.tick(line, epoch, values)
 
 
-def predict(network: nn.Module, pixels: np.ndarray, *, batch_size: int, device: torch.device) -> np.ndarray:
+def predict(network: nn.Module, data: Feed, *, batch_size: int, device: torch.device) -> np.ndarray:
     """Class probabilities in evaluation mode, float64 (n, C): softmax of float32 logits, without autocast (which moves an AUC by up to 0.01)."""
     import torch
 
     network.eval()
     parts = []
+    rows = np.arange(len(data.labels))
     with torch.inference_mode():
-        for start in range(0, len(pixels), batch_size):
-            logits = network(network_input(pixels[start : start + batch_size], device))
+        for pixels, _ in data.batches([rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]):
+            logits = network(network_input(pixels, device))
             parts.append(logits.float().cpu().double().softmax(dim=1))
     return np.asarray(torch.cat(parts).numpy())
 
 
-def seconds_per_image(network: nn.Module, budget: Budget, device: torch.device) -> float:
+def seconds_per_image(network: nn.Module, head: str, budget: Budget, device: torch.device) -> float:
     """Time of one training step on noise, per image: the shorter of two after one to warm up."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    optimizer = _optimizer(network, budget)
+    optimizer = _optimizer(network, budget, budget.choices[0])
     n = max(2, min(budget.batch_size, 32))
-    pixels = np.random.default_rng(0).integers(0, 256, (n, 3, budget.image_size, budget.image_size), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (n, budget.channels, budget.image_size, budget.image_size), dtype=np.uint8)
     draws = torch.Generator().manual_seed(0)
     y = torch.zeros(n, dtype=torch.int64, device=device)
-    network.train()
+    set_trainable(network, head, budget.mode if budget.mode != "probe-then-full" else "full", budget.last_stages)
+    train_mode(network, frozen_batch_norm=False)
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        x = network_input(pixels, device, draws if budget.augmentation == "paper" else None)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        x = network_input(torch.from_numpy(pixels).to(device), device, draws, budget.augmentation)
+        with autocast_of(budget.precision, device):
             logits = network(x)
         optimizer.zero_grad()
         cross_entropy(logits.float(), y).backward()

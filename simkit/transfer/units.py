@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,31 +12,28 @@ import numpy as np
 
 from simkit.device import describe_device, resolve_device
 from simkit.errors import IntegrityError, NotEnoughData
+from simkit.recipe import describe
 from simkit.transfer.base import SCRATCH, Finetune, Pretrain, Results, Say
-from simkit.transfer.checkpoint import Checkpoints, read_tensors, write_tensors
-from simkit.transfer.networks import body_state, build_network, interpolated_positions, load_body, read_weights
-from simkit.transfer.training import predict, reproducible, torch_seed, train
+from simkit.transfer.checkpoint import read_tensors, write_tensors
+from simkit.transfer.fitting import Fitting, Labelled, Place
+from simkit.transfer.networks import build_network, load_body
+from simkit.transfer.predictions import write_predictions
+from simkit.transfer.protocol import Budget
+from simkit.transfer.training import predict, reproducible, torch_seed
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Labelled", "Start", "finetune", "pretrain", "pretrained_path", "starting_network"]
+__all__ = ["Labelled", "Setting", "Start", "Work", "finetune", "pretrain", "pretrained_path", "starting_network"]
 
-
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """Decoded images of a data set in canonical order: uint8 (n, 3, s, s), class indices (n,), class names, digests."""
-
-    pixels: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    digests: tuple[str, ...]
+UNFOLDED_ON = 256
+"""Most images over which the statistics of folded batch norms are estimated."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where the weights of a source lie: a checkpoint file, a pretraining of this grid, or nowhere (scratch).
+    """Where the weights of a source come from: a weights file, a pretraining of this grid, or nowhere (scratch).
 
     Attributes:
         identity: what enters the recipe: "scratch", "weights:<digest>", "pretrain:<key>".
@@ -46,32 +43,90 @@ class Start:
     identity: str
     path: str = ""
 
+    @property
+    def pretraining(self) -> str:
+        """Key of the pretraining, "" where there is none."""
+        return self.identity.partition(":")[2] if self.identity.startswith("pretrain:") else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a unit needs besides its recipe.
+
+    Attributes:
+        data: images and labels.
+        rows: positions of the training images.
+        test: positions of the test images (of a pretraining: none).
+        inner: positions of the images to fit and to validate on, where the budget validates.
+        leaked: test images that the source's pretraining has seen; None where that cannot be known.
+        remarks: flags of the run in the table.
+    """
+
+    data: Labelled
+    rows: np.ndarray
+    test: np.ndarray
+    inner: tuple[np.ndarray, np.ndarray] | None = None
+    leaked: int | None = 0
+    remarks: tuple[str, ...] = ()
+
+    def trained_on(self, budget: Budget) -> int:
+        """Images that the final network has seen: those that are held back to choose by are trained on in a refit only."""
+        return len(self.rows) if self.inner is None or budget.refit else len(self.inner[0])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How units are done here; none of it moves a number (on CPUs)."""
+
+    device: str
+    deterministic: bool = True
+    compiled: bool = False
+    keep_networks: bool = False
+    logs: Path | None = None
+
 
 def pretrained_path(results: Results, key: str) -> Path:
     """Where the weights of a pretraining are kept."""
-    return results.path("pretrain", key, ".safetensors")
+    return results.path(Pretrain.kind, key, ".safetensors")
 
 
-def starting_network(start: Start, classes: int, unit: Finetune, results: Results, device: torch.device) -> nn.Module:
-    """A network with the source's weights and a new head. The head, and the body of ``scratch``, are drawn by the run's own seed."""
+def starting_network(
+    start: Start, unit: Finetune, data: Labelled, rows: np.ndarray, results: Results, device: torch.device,
+) -> tuple[nn.Module, str, list[str]]:
+    """A network with the source's weights and a new head; the head's name; and what was done to it, in words.
+
+    The head, and the body of ``scratch``, are drawn by the run's own seed.
+    """
     import torch
 
+    from simkit.transfer.batch_norm import has_folded_batch_norms, unfold_batch_norms
+    from simkit.transfer.images import network_input
+    from simkit.transfer.weights import read_start
+
+    budget = unit.budget
     torch.manual_seed(torch_seed(*unit.random("weights")))
-    network, head = build_network(unit.budget.network, classes, dropout=unit.budget.dropout, image_size=unit.budget.image_size)
+    network, head = build_network(budget.network, len(data.classes), dropout=budget.dropout, image_size=budget.image_size, channels=budget.channels)
     if start.path:
-        state = interpolated_positions(unit.budget.network, read_weights(start.path, unit.source), unit.budget.image_size)
-        load_body(network, head, state, f"{unit.source}: {start.path}")
+        load_body(network, head, read_start(start.path, budget.network, budget.image_size, unit.source), f"{unit.source}: {start.path}")
     elif start.identity != SCRATCH:
-        path = pretrained_path(results, start.identity.partition(":")[2])
+        path = pretrained_path(results, start.pretraining)
         load_body(network, head, read_tensors(path)[0], str(path))
-    return network.to(device).to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    done = []
+    if budget.batch_norm == "auto" and start.identity != SCRATCH and has_folded_batch_norms(network):
+        chosen = rows[:: max(1, len(rows) // UNFOLDED_ON)]
+        feed = data.feed(chosen, device)
+        parts = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // 32))
+        unfold_batch_norms(network, (network_input(pixels, device) for pixels, _ in feed.batches(parts)))
+        done.append(f"batch norms were folded into the weights: unfolded on {len(chosen)} training images")
+    return network, head, done
 
 
-def pretrain(unit: Pretrain, data: Labelled, results: Results, *, device_name: str, say: Say, live: Say | None = None) -> dict[str, Any]:
-    """Trains on the whole source and stores the weights; returns the stored record. Nothing is done when it is there already.
+def pretrain(unit: Pretrain, work: Work, results: Results, *, setting: Setting, say: Say, live: Say | None = None) -> dict[str, Any]:
+    """Trains on the source and stores the weights; returns the stored record. Nothing is done when it is there already.
 
-    ``say`` receives what a user must know, ``live`` also how a long training goes. A training that diverges is stored too, with its reason
-    under ``failed``: by the same recipe it would diverge again.
+    ``say`` receives what a user must know, ``live`` also how a long training goes. A training that diverges is stored too, with its reason under
+    ``failed``: by the same recipe it would diverge again.
     """
     import torch
 
@@ -87,68 +142,81 @@ def pretrain(unit: Pretrain, data: Labelled, results: Results, *, device_name: s
             say(f"{error.problems[0].where} {error.problems[0].message}: pretrained again")
         else:
             return record
-    device = resolve_device(device_name)
-    checkpoints = Checkpoints(results, unit.key, say)
-    with reproducible(device, unit.budget.threads):
-        torch.manual_seed(torch_seed(*unit.random("weights")))
-        network, head = build_network(unit.budget.network, len(data.classes), dropout=unit.budget.dropout, image_size=unit.budget.image_size)
-        network = network.to(device).to(memory_format=torch.channels_last)
-        record = {"source": unit.source, "n_train": len(data.labels), "classes": list(data.classes), **_machine(device)}
+    device, budget, classes = resolve_device(setting.device), unit.budget, work.data.classes
+    with reproducible(device, budget.threads, deterministic=setting.deterministic):
+
+        def build() -> tuple[nn.Module, str]:
+            torch.manual_seed(torch_seed(*unit.random("weights")))
+            network, head = build_network(budget.network, len(classes), dropout=budget.dropout, image_size=budget.image_size, channels=budget.channels)
+            return network.to(device).to(memory_format=torch.channels_last), head
+
+        place = Place(results, device, say, _tick(live), setting.logs, setting.compiled)
+        fitting = Fitting(unit.key, unit.label, build, work.data, work.rows, work.inner, budget, unit.random(), place)
+        record = {"source": unit.source, "n_train": work.trained_on(budget), "classes": list(classes), "remarks": list(work.remarks), **_machine(device)}
         try:
-            record |= train(network, data.pixels, data.labels, classes=len(data.classes), budget=unit.budget, random=unit.random(),
-                            device=device, checkpoints=checkpoints, tick=_tick(live, f"pretraining on {unit.source}"))
+            network, done = fitting.run()
         except NotEnoughData as error:
-            record["failed"] = f"pretraining on {unit.source}: {error.problems[0].message}"
+            record["failed"] = f"{unit.label}: {error.problems[0].message}"
         else:
-            write_tensors(path, body_state(network, head), {"recipe": unit.key})
+            record |= done
+            write_tensors(path, network.state_dict(), {"recipe": describe(unit), "key": unit.key, "source": unit.source, "classes": list(classes)})
     results.save_json(Pretrain.kind, unit.key, record)
-    checkpoints.remove()
+    fitting.clear()
     return record
 
 
 def finetune(
-    unit: Finetune, start: Start, data: Labelled, test: np.ndarray, source_digests: frozenset[str], results: Results, *,
-    device_name: str, say: Say, live: Say | None = None,
+    unit: Finetune, start: Start, work: Work, results: Results, *, average: str, setting: Setting, say: Say, live: Say | None = None,
 ) -> dict[str, Any]:
-    """Trains on all folds but one and predicts that one; returns the stored record. Nothing is done when it is there already.
+    """Trains on the target's training images and predicts the fold that is held out; returns the stored record, or the one that is there already.
 
-    The record holds the probabilities of every test image beside its digest and class, so that any metric can be computed from it.
+    The probabilities of every test image are stored beside it (parquet), so that any metric can be computed from them.
     """
+    from simkit.transfer.metrics import metrics
+
     record = results.load_json(Finetune.kind, unit.key)
     if record is not None:
         return record
-    device = resolve_device(device_name)
-    train_rows = np.setdiff1d(np.arange(len(data.labels)), test)
+    device, data, test = resolve_device(setting.device), work.data, work.test
     record = {
-        "source": unit.source, "target": unit.target, "replicate": unit.replicate, "n_train": len(train_rows), "n_test": len(test),
-        "leaked": sum(data.digests[i] in source_digests for i in test), "classes": list(data.classes), **_machine(device),
+        "source": unit.source, "target": unit.target, "fold": unit.fold_name, "seed": unit.repeat, "n_train": work.trained_on(unit.budget), "n_test": len(test),
+        "leaked": work.leaked, "classes": list(data.classes), "remarks": list(work.remarks), **_machine(device),
     }
-    blocked = results.load_json(Pretrain.kind, start.identity.partition(":")[2]) if start.identity.startswith("pretrain:") else None
+    blocked = results.load_json(Pretrain.kind, start.pretraining) if start.pretraining else None
     if blocked is not None and "failed" in blocked:
         record["failed"] = str(blocked["failed"])
         results.save_json(Finetune.kind, unit.key, record)
         return record
-    checkpoints = Checkpoints(results, unit.key, say)
-    with reproducible(device, unit.budget.threads):
-        network = starting_network(start, len(data.classes), unit, results, device)
+    with reproducible(device, unit.budget.threads, deterministic=setting.deterministic):
+        done: list[str] = []
+
+        def build() -> tuple[nn.Module, str]:
+            network, head, done[:] = starting_network(start, unit, data, work.rows, results, device)
+            return network, head
+
+        place = Place(results, device, say, _tick(live), setting.logs, setting.compiled)
+        fitting = Fitting(unit.key, unit.label, build, data, work.rows, work.inner, unit.budget, unit.random(), place)
         try:
-            record |= train(network, data.pixels[train_rows], data.labels[train_rows], classes=len(data.classes), budget=unit.budget,
-                            random=unit.random(), device=device, checkpoints=checkpoints, tick=_tick(live, unit.label))
+            network, trained = fitting.run()
         except NotEnoughData as error:
             record["failed"] = error.problems[0].message
         else:
-            probabilities = predict(network, data.pixels[test], batch_size=max(unit.budget.batch_size, 64), device=device)
-            finite = bool(np.isfinite(probabilities).all())
-            record |= {"images": [data.digests[i] for i in test], "labels": data.labels[test].tolist(), "probabilities": probabilities.tolist()}
-            if not finite:
-                record = {**record, "failed": "the trained network's output is NaN or infinite"}
-                del record["probabilities"]
+            record |= trained | {"done": done}
+            probabilities = predict(network, data.feed(test, device), batch_size=max(unit.budget.batch_size, 64), device=device)
+            write_predictions(results.path(Finetune.kind, unit.key, ".parquet"), images=[data.digests[i] for i in test], keys=[data.keys[i] for i in test],
+                              labels=data.labels[test], probabilities=probabilities, classes=data.classes)
+            found = metrics(data.labels[test], probabilities, classes=data.classes, average=average)
+            record["metrics"] = [{"name": one.name, "value": one.value, "reason": one.reason} for one in found]
+            if not np.isfinite(probabilities).all():
+                record["failed"] = "the trained network's output is NaN or infinite"
+            if setting.keep_networks:
+                write_tensors(results.path(Finetune.kind, unit.key, ".safetensors"), network.state_dict(), {"recipe": describe(unit), "key": unit.key})
     results.save_json(Finetune.kind, unit.key, record)
-    checkpoints.remove()
+    fitting.clear()
     return record
 
 
-def _tick(live: Say | None, label: str) -> Callable[[str], None]:
+def _tick(live: Say | None) -> Say:
     """Passes a line about a training's progress on, at most one every ten seconds."""
     last = time.monotonic()
 
@@ -156,7 +224,7 @@ def _tick(live: Say | None, label: str) -> Callable[[str], None]:
         nonlocal last
         if live is not None and time.monotonic() - last > 10.0:
             last = time.monotonic()
-            live(f"{label}: {line}")
+            live(line)
 
     return tick
 
