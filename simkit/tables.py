@@ -400,15 +400,20 @@ class TransferTable(_Table):
     """Performance of transfers: one row per (source, target, fold, seed, metric); the rows of a run's main metric stand before those of its others.
 
     Columns: source, target; fold ("1" to "k", "given", or any label); seed (whole number or empty); metric, value; baseline (what the metric
-    "relative-gain" is relative to, "self" or "scratch"; empty for others); lr, weight_decay, epochs (of the run); n_train, n_test (images);
-    seconds; leaky (test images that the source's pretraining has seen; empty: not known); flags; recipe (digest of the run). A value
-    of None is undefined, with the reason in flags.
+    "relative-gain" is relative to, "self" or "scratch"; empty for others); lr, weight_decay, epochs (of the run); choices (of learning rate and
+    weight decay that were tried for it; 1: fixed); n_train, n_test (images); seconds (all choices together); leaky (test images that the source's
+    pretraining has seen; empty: not known); flags; recipe (digest of the run). A value of None is undefined, with the reason in flags.
     """
 
-    COLUMNS = ("source", "target", "fold", "seed", "metric", "value", "baseline", "lr", "weight_decay", "epochs", "n_train", "n_test", "seconds", "leaky",
-               "flags", "recipe")
+    COLUMNS = ("source", "target", "fold", "seed", "metric", "value", "baseline", "lr", "weight_decay", "epochs", "choices", "n_train", "n_test", "seconds",
+               "leaky", "flags", "recipe")
     KEY = ("source", "target", "fold", "seed", "metric")
     REQUIRED = ("source", "target", "fold", "metric")
+
+    @property
+    def untimed(self) -> TransferTable:
+        """The table without the seconds, which differ between equal runs."""
+        return TransferTable(tuple({**record, "seconds": None} for record in self.records))
 
     @property
     def main_metrics(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from simkit.errors import DataError, NotEnoughData, ResourceError, SimkitError, 
 from simkit.recipe import describe
 from simkit.registry import build_options
 from simkit.transfer import Protocol, plan_units, run_units, runner
-from simkit.transfer import plan as planning
+from simkit.transfer import grid as planning
 from simkit.transfer.folds import make_folds
 from simkit.transfer.predictions import read_predictions
 from simkit.transfer.units import Start
@@ -162,7 +162,6 @@ def test_what_moves_a_number_is_in_the_key():
         planner = planning._Planner(protocol, datasets, ("source",), ("target",), 1, results)
         planner.names = ("source", "scratch")
         planner.listings = {name: planning.listing(one) for name, one in datasets.items()}
-        planner.folds = {("target", repeat): planner.folds_of("target", repeat) for repeat in protocol.seeds}
         planner.files = {"scratch": Start("scratch")}
         origins, runs = planner.grid()
         return {run.key for run in runs}, {origin.pretraining.key for origin in origins.values() if origin.pretraining}

@@ -174,7 +174,7 @@ def test_what_is_not_a_tensor_file_is_refused(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(NotEnoughData, match=r"SK502\] training diverged: the loss is (nan|inf) after epoch \d of 5 \(lr 1e\+30, weight decay 0.01\)\nfix: lower"):
+    with pytest.raises(NotEnoughData, match=r"SK502\] training diverged: the loss is (nan|inf) after epoch \d of 5 \(lr 1e\+30, .*\)\nfix: lower"):
         trained(tmp_path, learning_rate=1e30, optimizer="sgd", finetune_epochs=5)
 
 
@@ -311,13 +311,13 @@ def test_out_of_memory_halves_the_parts_repeats_the_epoch_and_says_so(tmp_path, 
 
     monkeypatch.setattr(training, "network_input", small_memory)
     lines: list[str] = []
-    network, record, *_ = trained(tmp_path / "small", say=lines.append, **easy)
+    _, record, *_ = trained(tmp_path / "small", say=lines.append, **easy)
     assert len([line for line in lines if "out of memory: each step of 8 images is now taken in 2 parts" in line]) == 1
     assert record.parts == 2
     assert asked[:2] == [8, 8]
     assert set(asked[2:]) == {4}
     monkeypatch.undo()
-    whole, same_record, *_ = trained(tmp_path / "large", **easy)
+    _, same_record, *_ = trained(tmp_path / "large", **easy)
     assert record.losses == pytest.approx(same_record.losses, rel=1e-5)
 
 

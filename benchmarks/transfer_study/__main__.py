@@ -32,7 +32,7 @@ LIMITS = (
     "lclung was augmented from few originals (LC25000): near copies lie on both sides of every split, so its AUC is too good for every source.",
     "Subsets of 600 to 2,000 images at low resolution, one small network, one budget for all: other networks, sizes and budgets may order sources otherwise.",
     "The checkpoints differ from the other sources in the number of training images by a factor of hundreds, not only in their domain.",
-    "Keywords and answers to the questions of the intuitive measures are one person's.",
+    "Keywords and answers for the intuitive measures were written by the authors of this study, not by experts.",
     "isic7mn is the melanoma and nevus part of isic7. The measures see all images of isic7, its pretraining never those of the test fold.",
     "The features of the measures come from a network that was trained on ImageNet, which is also one of the sources (but not one that is measured).",
 )
@@ -154,10 +154,10 @@ def drawn(facts: Mapping[str, Any], out: Path) -> None:
     scores: dict[str, dict[tuple[str, str], float]] = {name: {} for name in shown}
     for source, target, method, value in zip(*(raw.column(name) for name in ("source", "target", "method", "value")), strict=True):
         if method in scores and value:
-            scores[method][source, target] = float(value)
+            scores[method][source, target] = float(value) if by_method[method].higher_is_better else -float(value)
     intervals = {(one.source, target): one.interval for target, ranked in facts["ranking"].items() for one in ranked}
     medical = tuple(name for name, (_, answers) in ABOUT.items() if answers["domain"] == "medical")
-    summary = {name: f"{line(by_method[name])}; {'higher' if by_method[name].higher_is_better else 'lower'} means more similar" for name in shown}
+    summary = {name: line(by_method[name]) for name in shown}
     draw_all(out, facts["folds"], facts["targets"], intervals, scores, summary, medical)
 
 

@@ -41,7 +41,7 @@ def draw_all(folder: Path, folds: Folds, targets: Sequence[str], intervals: Mapp
         folds: AUC of each fold.
         targets: in the order of the panels.
         intervals: of the mean AUC over folds.
-        scores: measure -> (source, target) -> value; one row of panels each.
+        scores: measure -> (source, target) -> value, higher for more similar; one row of panels each.
         summary: measure -> what the correlation says about it, in a line.
         medical: sources that hold medical images.
     """
@@ -83,7 +83,7 @@ def heat_map(folds: Folds, targets: Sequence[str]) -> Any:
     axes.set_yticks(range(len(sources)), sources)
     axes.tick_params(length=0)
     axes.xaxis.tick_top()
-    axes.set_title("Mean AUC of the held-out folds, lowest to highest fold below it", pad=22, loc="left")
+    axes.set_title("Mean AUC of the held-out folds, lowest to highest fold below it (–: the target itself)", pad=22, loc="left")
     figure.colorbar(image, ax=axes, shrink=0.7, label="AUC less the mean of the column")
     return figure
 
@@ -125,27 +125,32 @@ def dots(folds: Folds, targets: Sequence[str], intervals: Mapping[tuple[str, str
 
 def scatter(folds: Folds, targets: Sequence[str], scores: Mapping[str, Mapping[tuple[str, str], float]], summary: Mapping[str, str],
             medical: Sequence[str]) -> Any:
-    """One row a measure, one column a target; each source with its mean AUC and the range of its folds."""
+    """One row a measure, one column a target; each source at its rank (equal values share one), with its mean AUC and the range of its folds."""
     import matplotlib.pyplot as plt
+    from scipy.stats import rankdata
 
-    figure, grid = plt.subplots(len(scores), len(targets), figsize=(3.3 * len(targets), 2.9 * len(scores)), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(len(scores), len(targets), figsize=(3.5 * len(targets), 2.7 * len(scores)), layout="constrained", squeeze=False)
     for row, (method, values) in enumerate(scores.items()):
         for column, target in enumerate(targets):
             axes = grid[row, column]
-            points = sorted((value, source) for (source, t), value in values.items() if t == target and (source, t) in folds)
-            for number, (value, source) in enumerate(points):
+            sources = [source for source, t in values if t == target and (source, t) in folds]
+            ranks = rankdata([-values[source, target] for source in sources])
+            for number, (rank, source) in enumerate(sorted(zip(ranks, sources, strict=True))):
                 each, colour = folds[source, target], colour_of(source, medical)
-                axes.plot([value, value], [min(each), max(each)], color=colour, alpha=0.35, linewidth=1)
-                axes.plot(value, np.mean(each), "o", markersize=4.5, color=colour)
-                axes.annotate(source, (value, float(np.mean(each))), xytext=(3, 4 if number % 2 else -9), textcoords="offset points", fontsize=6.5, color=INK)
-            axes.margins(x=0.22, y=0.12)
-            axes.ticklabel_format(axis="x", scilimits=(-3, 4))
+                axes.plot([rank, rank], [min(each), max(each)], color=colour, alpha=0.35, linewidth=1)
+                axes.plot(rank, np.mean(each), "o", markersize=4.5, color=colour)
+                axes.annotate(source, (rank, float(np.mean(each))), xytext=(4, 4 if number % 2 else -9), textcoords="offset points", fontsize=6.5, color=INK)
+            axes.set_xlim(0.5, len(sources) + 1.5)
+            axes.set_xticks(range(1, len(sources) + 1))
+            axes.margins(y=0.12)
             axes.tick_params(labelsize=7.5)
             if row == 0:
                 axes.set_title(f"to {target}", loc="left")
             if column == 0:
                 axes.set_ylabel(f"{method}\nmean AUC (line: folds)")
             if row == len(scores) - 1:
-                axes.set_xlabel("value of the measure")
+                axes.set_xlabel("rank by the measure (1: most similar)")
+    handles = [plt.Line2D([], [], color=c, marker="o", linestyle="", markersize=5) for c in (MEDICAL, NATURAL)]
+    figure.legend(handles, ["medical source", "natural source"], loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("\n".join(f"{method}: {summary[method]}" for method in scores), fontsize=8.5, x=0.01, ha="left")
     return figure

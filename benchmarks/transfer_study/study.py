@@ -39,7 +39,7 @@ _ROWS = {
 ABOUT: dict[str, tuple[str, dict[str, str]]] = {
     name: (tags, dict(zip(_NOTIONS, answers.split(", "), strict=True))) for name, (tags, answers) in _ROWS.items()
 }
-"""Keywords and answers for the intuitive measures: one person's, written down before any transfer was measured."""
+"""Keywords and answers for the intuitive measures: by the authors of this study, before it was run."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ class Processes:
         from joblib import Parallel, delayed
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+        # loky starts a worker anew whose memory has grown, which training does, and warns of it
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor", category=UserWarning)
         left = dict(enumerate(arguments))
         while left:
             parallel = Parallel(n_jobs=self.jobs, return_as="generator_unordered", batch_size=1)

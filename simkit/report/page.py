@@ -46,7 +46,8 @@ def content_json(content: Content) -> str:
     """All numbers of the report as JSON; what is undefined is null."""
     value = {
         "study": content.study, "sources": content.sources, "targets": content.targets, "extractor": content.extractor,
-        "answers": dict(content.answers), "scores": list(content.scores.records), "transfer": list(content.transfer.records) if content.transfer else None,
+        "answers": dict(content.answers), "scores": list(content.scores.records),
+        "transfer": list(content.transfer.untimed.records) if content.transfer else None,
         "ranking": {target: [dataclasses.asdict(row) for row in rows] for target, rows in content.ranking.items()},
         "correlation": None if content.correlation is None else content.correlation.as_dict(),
         "methods": [dataclasses.asdict(info) for info in content.methods], "unavailable": [dataclasses.asdict(item) for item in content.unavailable],

@@ -161,7 +161,7 @@ def transfer_table(content: Content) -> PageTable | None:
                ("remark", False)]
     rows = [[_text(c.source), _text(c.target), _number(c.mean, 3), _text(interval_text(c.interval, 3)), _number(c.n), _number(c.undefined),
              PageCell(c.rank_text, c.rank), _text(remark(c))] for c in cells.values()]
-    csv = content.transfer.to_csv() if content.transfer else csv_text(
+    csv = content.transfer.untimed.to_csv() if content.transfer else csv_text(
         ["source", "target", "mean", "lower", "upper", "n"], [[c.source, c.target, c.mean, *_ends(c.interval), c.n] for c in cells.values()])
     return _table("transfer", f"Measured transfer: mean {metric_in_full(content)} over n replicates; {INTERVALS}", columns, rows, csv)
 

@@ -3,7 +3,7 @@
     plan = plan_units(protocol, datasets, sources, targets, seed, results)   # checks everything, trains nothing
     result = run_units(plan, progress=print)                                 # does what is left, returns a TransferTable
 
-Where to read: ``protocol`` (what is held equal for every pair), ``plan`` (the grid and its checks), ``units`` (what one run does), ``fitting``
+Where to read: ``protocol`` (what is held equal for every pair), ``grid`` (its runs and its checks), ``units`` (what one run does), ``fitting``
 (search, early stopping), ``training`` (the loop), ``runner`` (processes, machines, the table).
 
 All pairs share one :class:`Protocol`. Folds are stratified, keep patients and byte-identical images together, and are the same for every
@@ -14,7 +14,8 @@ target's test fold is it pretrained again without them.
 from __future__ import annotations
 
 from simkit.transfer.base import Failure, Finetune, Pretrain, Results, TransferResult
-from simkit.transfer.plan import TransferPlan, plan_units
+from simkit.transfer.grid import plan_units
+from simkit.transfer.plan import TransferPlan
 from simkit.transfer.protocol import Budget, Choice, Protocol, is_path, presets, protocol_of
 from simkit.transfer.runner import run_units
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -61,7 +61,7 @@ class Feed:
         (found,) = self.batches([positions])
         return found
 
-    def batches(self, parts: Sequence[np.ndarray]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(self, parts: Sequence[np.ndarray]) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """:meth:`batch` of each part, in order. Closing the iterator ends the preparation of the next ones."""
         if self.resident:
             yield from self._resident_batches(parts)

@@ -84,9 +84,11 @@ class Protocol:
     image_size: int = option(64, "side of the square to which images are resized [pixels]", minimum=8)
     channels: int = option(3, "channels of the network's input; grey images are repeated to 3, colour becomes grey for 1; weights are adapted", minimum=1)
     folds: int = option(5, "number of cross-validation folds of the target", minimum=2)
-    splits: Literal["given", "ignore"] = option("given", "given: a target with a test split is scored on it alone, in one fold; ignore: all is dealt into folds")
+    splits: Literal["given", "ignore"] = option(
+        "given", "given: a target with a test split is scored on it alone, in one fold; ignore: all is dealt into folds")
     groups: Literal["keep", "ignore"] = option("keep", "keep: a patient is never split over folds; ignore: dealt image by image, which is flagged")
-    overlap: Literal["remove", "mark"] = option("remove", "images shared by source and target: test images are taken out of pretraining, or the run is marked leaky")
+    overlap: Literal["remove", "mark"] = option(
+        "remove", "images shared by source and target: test images are taken out of pretraining, or the run is marked leaky")
     seeds: tuple[int, ...] = option((0,), "repeats of the cross-validation, each with its own folds", minimum=0)
     pretrain_epochs: int = option(20, "passes over the source, at most", minimum=1)
     pretrain_share: float = option(1.0, "share of the source that is pretrained on (the paper: 0.8), stratified", above=0, maximum=1)
@@ -102,12 +104,13 @@ class Protocol:
     search: dict[str, tuple[float, ...]] = option(
         default_factory=dict, help="values of lr and weight_decay that every fine-tuning tries on an inner validation split: {lr = [1e-3, 1e-4]}")
     search_pretraining: bool = option(False, "the same search for every pretraining")
-    validation: float = option(0.2, "share of the training images that is held back to choose by (search, early stopping); whole patients", above=0, maximum=0.5)
+    validation: float = option(0.2, "share of the training images held back to choose by (search, early stopping); patients stay whole", above=0, maximum=0.5)
     early_stopping: int = option(0, "epochs without a better inner validation after which a training stops; its best epoch is taken; 0: never", minimum=0)
     selection: Literal["auc", "log-loss"] = option("auc", "what is best on the inner validation; equal AUCs: the lower log loss")
     refit: bool = option(False, "train again on all training images with what was chosen, instead of taking the network that was validated")
     optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "sgd has momentum 0.9")
-    schedule: Literal["none", "cosine", "step"] = option("cosine", "cosine: to zero over the epochs; step: a tenth after 1/2, a hundredth after 3/4 of them")
+    schedule: Literal["none", "cosine", "step"] = option(
+        "cosine", "cosine: to zero over the epochs; step: a tenth after 1/2, a hundredth after 3/4 of them")
     warmup_epochs: int = option(0, "epochs over which the learning rate rises from zero, before the schedule", minimum=0)
     augmentation: Literal["none", "paper", "randaugment"] = option(
         "paper", "paper: rotation up to 10 degrees, shift up to 0.1 of the side, horizontal flip; randaugment: 2 operations of magnitude 9")
@@ -115,7 +118,7 @@ class Protocol:
     label_smoothing: float = option(0.0, "share of the label that is spread over all classes", minimum=0, maximum=0.9)
     dropout: float = option(0.5, "dropout before the head", minimum=0, maximum=0.95)
     batch_norm: Literal["auto", "train", "frozen"] = option(
-        "auto", "auto: as usual, but batch norms that are folded into their weights are unfolded on training images first; train: as usual; frozen: fixed")
+        "auto", "auto: as usual, but batch norms that are folded into weights are unfolded on training images first; train: as usual; frozen: fixed")
     average: Literal["weighted", "macro"] = option("weighted", "first metric of more than two classes: one-vs-rest AUCs averaged by prevalence, or plain")
     baseline: Literal["none", "self", "scratch"] = option("none", "also give the relative gain over pretraining on the target itself, or over scratch")
     sources: tuple[str, ...] = option((), "sources beside the data sets: scratch (random weights), imagenet (the network's default weights)")

@@ -26,11 +26,14 @@ from simkit.transfer.claims import Claim, Claims
 from simkit.transfer.fitting import Labelled
 from simkit.transfer.nodes import node_check
 from simkit.transfer.pixels import stored_pixels
-from simkit.transfer.plan import IMAGE_LEVEL, TransferPlan
+from simkit.transfer.plan import TransferPlan
 from simkit.transfer.progress import Clock
 from simkit.transfer.units import Setting, Start, Work, finetune, pretrain, pretrained_path
 
 __all__ = ["run_units"]
+
+IMAGE_LEVEL = "folds ignore patients"
+"""Flag of a run whose test images can be of patients that it was trained on."""
 
 Done = tuple[dict[str, Any], list[str]]
 """The record of a unit, and what was to be said about it."""
@@ -49,7 +52,7 @@ def run_units(
     loss diverges has no value and is listed in ``failures``; the others go on.
 
     Args:
-        plan: from :func:`~simkit.transfer.plan.plan_units`.
+        plan: from :func:`~simkit.transfer.grid.plan_units`.
         progress: receives a short line for each finished run (with the time left for the grid) and each thing that a user should know.
         jobs: processes on this machine; 0 for one per GPU, or one per ``protocol.threads`` CPU cores. Results do not depend on it.
         cluster: None for this machine; "ray" for a Ray of its own on this machine, "ray:auto" for the Ray cluster that this machine is part of,
@@ -100,7 +103,10 @@ class _Grid:
         with self.workers(len(units)) as (place, device):
             data = {name: place.share(self.labelled(name)) for name in dict.fromkeys(_data(unit) for unit in units)}
             clock = Clock([plan.images[unit.key] for unit in units], place.jobs)
-            left, waiting = list(range(len(units))), False
+            left, blocked, waiting = list(range(len(units))), list[int](), False
+            if self.where.address is not None:  # a cluster takes all tasks at once: those that must wait for a pretraining are sent after it
+                blocked = [index for index in left if not self.ready(units[index])]
+                left = [index for index in left if index not in blocked]
             while left:
                 tasks = [self.arguments(units[index], data[_data(units[index])], device) for index in left]
                 again = []
@@ -114,14 +120,18 @@ class _Grid:
                     for line in lines:
                         self.say(line)
                     self.say(f"{_said(units[index], record, plan.protocol.average)} {clock.finished(index, float(record.get('seconds', 0.0)))}")
-                if len(again) == len(left):
+                if again and len(again) == len(left):
                     if not waiting:
                         self.say(f"{len(left)} run{'s are' if len(left) > 1 else ' is'} being done by another process on this store: waiting for "
                                  f"{'them' if len(left) > 1 else 'it'} ({Claims(plan.results).holder(units[again[0]].key)})")
                         waiting = True
                     time.sleep(WAIT_SECONDS)
-                left = sorted(again)
+                left, blocked = sorted([*again, *blocked]), []
         return outcomes
+
+    def ready(self, unit: Pretrain | Finetune) -> bool:
+        """Whether nothing else of this grid has to be done first."""
+        return isinstance(unit, Pretrain) or not (start := self.plan.origins[unit.key].start).pretraining or _there(self.plan.results, start.pretraining)
 
     @contextmanager
     def workers(self, units: int) -> Iterator[tuple[Workers, Any]]:
@@ -186,7 +196,7 @@ def _data(unit: Pretrain | Finetune) -> str:
 def _task(
     live: Say | None, unit: Pretrain | Finetune, start: Start, data: Labelled, positions: _Positions, results: Results, average: str, setting: Setting,
     device: str,
-) -> Done | object:
+) -> Any:
     """One unit, in whatever process; LATER when another process is at it, or when what it starts from is not there yet."""
     lines: list[str] = []
     say, setting = live or lines.append, replace(setting, device=device)
@@ -312,8 +322,9 @@ def _row(run: Finetune, record: Mapping[str, Any], metric: Mapping[str, Any]) ->
     choice = record.get("choice", {})
     return {
         "source": run.source, "target": run.target, "fold": run.fold_name, "seed": run.repeat, "metric": metric["name"], "value": metric["value"],
-        "baseline": "", "lr": choice.get("lr"), "weight_decay": choice.get("weight_decay"), "epochs": record.get("epochs"), "n_train": record["n_train"],
-        "n_test": record["n_test"], "seconds": None if "seconds" not in record else round(float(record["seconds"]), 3), "leaky": record["leaked"],
+        "baseline": "", "lr": choice.get("lr"), "weight_decay": choice.get("weight_decay"), "epochs": record.get("epochs"),
+        "choices": len(run.budget.choices), "n_train": record["n_train"], "n_test": record["n_test"],
+        "seconds": None if "seconds" not in record else round(float(record["seconds"]), 3), "leaky": record["leaked"],
         "flags": "; ".join([*flags, *record["remarks"], *record.get("done", ())]), "recipe": run.key[:16],
     }
 

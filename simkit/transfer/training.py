@@ -11,7 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +226,7 @@ class Training:
             scaler.load_state_dict(note["scaler"])
         return Trained(**{name: note[name] for name in ("losses", "validations", "best", "seconds", "parts")})
 
-    def _epoch(self, forward: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, done: Trained) -> float:
+    def _epoch(self, forward: Callable[..., Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, done: Trained) -> float:
         """One pass over the training images; returns the mean loss."""
         import torch
         from torch.nn.functional import cross_entropy
@@ -243,22 +243,23 @@ class Training:
         parts = [np.array_split(rows, max(1, min(budget.accumulate * done.parts, len(rows) // 2))) for rows in steps]
         feed = self.data.batches([part for step in parts for part in step])
         total = torch.zeros((), device=self.device)
-        for number, step in enumerate(parts):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(budget, self.choice, epoch, number / len(parts))
-            size = sum(len(part) for part in step)
-            optimizer.zero_grad()
-            for _ in step:
-                pixels, y = next(feed)
-                x = network_input(pixels, self.device, draws, budget.augmentation)
-                with autocast_of(budget.precision, self.device):
-                    logits = forward(x)
-                # class weights have mean 1 over the images: no second normalisation
-                loss = cross_entropy(logits.float(), y, weight=weights, reduction="none", label_smoothing=budget.label_smoothing).sum() / size
-                scaler.scale(loss).backward()
-                total += loss.detach() * size
-            scaler.step(optimizer)
-            scaler.update()
+        with closing(feed):
+            for number, step in enumerate(parts):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(budget, self.choice, epoch, number / len(parts))
+                size = sum(len(part) for part in step)
+                optimizer.zero_grad()
+                for _ in step:
+                    pixels, y = next(feed)
+                    x = network_input(pixels, self.device, draws, budget.augmentation)
+                    with autocast_of(budget.precision, self.device):
+                        logits = forward(x)
+                    # class weights have mean 1 over the images: no second normalisation
+                    loss = cross_entropy(logits.float(), y, weight=weights, reduction="none", label_smoothing=budget.label_smoothing).sum() / size
+                    scaler.scale(loss).backward()
+                    total += loss.detach() * size
+                scaler.step(optimizer)
+                scaler.update()
         return float(total) / len(labels)
 
     def _smaller(
