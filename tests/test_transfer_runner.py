@@ -488,3 +488,21 @@ def test_killed_over_and_over_it_ends_with_the_same_bits(whole, tmp_path, proces
     steps = len((tmp_path / "steps").read_bytes())
     whole_grid, measured_by_each_plan, lost_by_each_kill = 3 * 2 + 4 * 3 * 1, 3, 2
     assert steps <= whole_grid + (kills + 1) * measured_by_each_plan + kills * lost_by_each_kill
+
+
+def test_sources_of_a_fold_differ_in_their_weights_alone(tmp_path):
+    """The same weights under two file contents (a renamed tensor that is left out: the head) give the same predictions."""
+    from safetensors.torch import save_file
+
+    from simkit.transfer.networks import build_network
+
+    torch.manual_seed(3)
+    network, head = build_network("shufflenet_v2_x0_5", 9, dropout=0.0, image_size=32)
+    state = network.state_dict()
+    save_file(state, tmp_path / "one.safetensors")
+    save_file({name: value + 1 if name.startswith(head) else value for name, value in state.items()}, tmp_path / "two.safetensors")
+    protocol = replace(PROTOCOL, sources=(), weights={name: str(tmp_path / f"{name}.safetensors") for name in ("one", "two")})
+    result = study(tmp_path / "store", target=drawn("target", 12), protocol=protocol)
+    assert result.made == 4
+    by_source = {name: [row["value"] for row in result.table.records if row["source"] == name] for name in ("one", "two")}
+    assert by_source["one"] == by_source["two"]

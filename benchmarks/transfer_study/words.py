@@ -71,7 +71,7 @@ def transfer_finding(ranking: Mapping[str, Sequence[Any]], gains: Mapping[str, M
         if scratch is not None and scratch.gap_to_best is not None:
             shown = "" if scratch.gap_interval is None else f", 95 % {span(scratch.gap_interval, 3)}"
             sure = "" if scratch.gap_interval is not None and scratch.gap_interval[0] > 0 else "; that interval holds 0"
-            text += f"Scratch has {number(scratch.mean, 3)}: {number(scratch.gap_to_best, 3)} less{shown}{sure}. "
+            text += f"Scratch has {number(scratch.mean, 3)}; the best source gains {scratch.gap_to_best:+.3f} over it{shown}{sure}. "
         text += f"Not told apart from the best: {', '.join(f'`{name}`' for name in tied) if tied else 'none'} ({len(tied)} of {len(sources) - 1})."
         worse = [source for source, gain in gains.get(target, {}).items() if gain["mean"] < 0]
         text += f" Below scratch on average: {', '.join(f'`{name}`' for name in worse) if worse else 'none'}."
@@ -96,7 +96,7 @@ def correlation_finding(found: Any, without: Any | None) -> list[str]:
     out += [f"`{one.method}`: {line(one)}." for one in methods if one.method in NAMED and one is not best]
     for one in found.baselines:
         if one.mean is not None and one.method != "random":
-            what = "the order of the sources in the other targets, which needs no measure" if one.method == "static" else "the number of images of the source"
+            what = "the order of the sources in the other targets, which needs no measure; its p permutes within each target and is the more lenient one" if one.method == "static" else "the number of images of the source"
             out.append(f"Baseline `{one.method}` ({what}): {line(one)}.")
     share = [(one.method, one.regret) for one in (best, *found.baselines) if one.regret is not None]
     out.append("AUC lost on average by taking the first source of the list: " + ", ".join(f"`{name}` {number(regret, 3)}" for name, regret in share) + ".")
@@ -136,7 +136,8 @@ def results_text(facts: Mapping[str, Any]) -> str:
         + ", ".join(f"{stage} {value:.1f}" for stage, value in minutes.items()) + f"; in all {total:.1f}.", "",
         "## How well sources transfer", "", *transfer_finding(facts["ranking"], facts["gains"]), "",
         f"Intervals allow for the overlap of the training folds (Nadeau and Bengio 2003); with {setting.folds} folds they are wide. One seed for the folds and "
-        "for each pretraining: another pretraining of the same source could rank elsewhere, which these intervals do not hold.", "",
+        "for each pretraining: another pretraining of the same source could rank elsewhere, which these intervals do not hold. The best source was picked by "
+        "the same folds, and comparisons with it are not adjusted for their number.", "",
         "![AUC of every pair](auc_heat_map.png)", "", "![AUC by source](auc_by_source.png)", "", auc_table(facts), "",
         "## Does similarity predict transfer?", "",
         f"{found.n_pairs} pairs of {found.n_sources} sources and {found.n_targets} targets: the data sets alone, because checkpoints and scratch have no "
@@ -172,7 +173,9 @@ def auc_table(facts: Mapping[str, Any]) -> str:
     text = table(head, rows) + "\n\nMean over folds (lowest to highest fold), mean gain over scratch in percent, fold by fold."
     if facts["removed"]:
         pairs = ", ".join(f"{source} -> {target}" for source, target in facts["removed"])
-        text += f"\n\\* {pairs}: the two share images. The source is pretrained anew for each fold without the images of the test fold, so no result is leaky."
+        text += f"\n\\* {pairs}: the two share images. The source is pretrained anew for each fold without the images of the test fold."
+    leaky = ", ".join(f"{one['source']} -> {one['target']} ({one['images']} images)" for one in facts["leaky"])
+    text += f"\n\nPretrainings that have seen test images: {leaky or 'none'}" + ("; of the checkpoints that is not known." if facts["setting"].weights else ".")
     return text
 
 

@@ -129,8 +129,12 @@ class Finetune:
         return f"{self.source} -> {self.target}, {fold}" + (f", seed {self.repeat}" if self.repeat else "")
 
     def random(self, *names: Any) -> tuple[Any, ...]:
-        """The names that a random choice of this run is seeded by."""
-        return ("finetune", self.seed, self.repeat, self.start, self.fingerprint, self.split, self.folds, self.fold, *names)
+        """The names that a random choice of this run is seeded by.
+
+        What the run starts from is not among them: all sources of a fold get the same new head, the same order of images and the same augmentation,
+        so that they differ in their weights alone.
+        """
+        return ("finetune", self.seed, self.repeat, self.fingerprint, self.split, self.folds, self.fold, *names)
 
 
 @dataclass(frozen=True)
