@@ -314,6 +314,11 @@ def _read(path: Path) -> Any:
     import torch
 
     file_digest(path)  # missing, not readable
+    with path.open("rb") as file:
+        begin = file.read(16)
+    if path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):  # torch.save writes a zip, or (before 1.6) a pickle
+        found = f"begins with {begin!r}" if begin else "is empty"
+        raise IntegrityError("SK402", str(path), f"cannot be read as weights: it {found}", "download it again, or give a state dict (.pth or .safetensors)")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

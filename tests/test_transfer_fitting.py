@@ -161,7 +161,7 @@ def test_too_few_images_for_an_inner_split_are_refused_before_any_training(tmp_p
     with pytest.raises(Exception, match=r"SK501\] target: ") as error:
         planned(tmp_path, SEARCH, target=drawn("target", 4))
     assert error.value.exit_status == 7
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"pixels"}
 
 
 @pytest.mark.parametrize(("search", "match"), [

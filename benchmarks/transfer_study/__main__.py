@@ -136,7 +136,8 @@ def facts_of(setting: Setting, outcome: Mapping[str, Any], out: Path) -> dict[st
     removed = {(found[1], found[2]): found[0] for note in outcome["plan"]["notes"] if (found := re.match(r"(\S+) -> (\S+): the two share images", note))}
     return {
         "setting": setting, "targets": setting.targets, "sources": (*setting.sources, *setting.weights, "scratch"), "folds": folds, "gains": gains,
-        "ranking": rank_sources(table, seed=1), "metrics": table.main_metrics, "removed": removed, "failures": outcome["failures"], "leaky": outcome["leaky"], "runs": len(runs),
+        "ranking": rank_sources(table, seed=1), "metrics": table.main_metrics, "removed": removed, "failures": outcome["failures"], "leaky": outcome["leaky"],
+        "runs": len(runs),
         "training_seconds": sum(runs.values()), "machine": machine(outcome["plan"].get("device") or "CPU"),
         "extractor": f"{NETWORK} with ImageNet weights at {EXTRACTOR_PX} px",
     }

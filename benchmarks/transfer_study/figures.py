@@ -68,7 +68,7 @@ def heat_map(folds: Folds, targets: Sequence[str]) -> Any:
         mean[sources.index(source), list(targets).index(target)] = np.mean(values)
     gap = mean - np.nanmean(mean, axis=0)
     limit = float(np.nanmax(np.abs(gap))) or 0.01
-    figure, axes = plt.subplots(figsize=(1.9 + 1.35 * len(targets), 1.3 + 0.42 * len(sources)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(6.0, 1.9 + 1.35 * len(targets)), 1.3 + 0.42 * len(sources)), layout="constrained")
     image = axes.imshow(gap, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     axes.spines[:].set_visible(False)
     for s, source in enumerate(sources):
@@ -95,7 +95,7 @@ def dots(folds: Folds, targets: Sequence[str], intervals: Mapping[tuple[str, str
     most = max(sum(target == t for _, t in folds) for target in targets)
     across = min(2, len(targets))
     down = -(-len(targets) // across)
-    figure, grid = plt.subplots(down, across, figsize=(5.2 * across, down * (1.1 + 0.27 * most)), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(down, across, figsize=(max(7.5, 5.2 * across), down * (1.1 + 0.27 * most)), layout="constrained", squeeze=False)
     for axes, target in zip(grid.ravel(), targets):
         rows = sorted((np.mean(values), source) for (source, t), values in folds.items() if t == target)
         every = [value for _, source in rows for value in folds[source, target]]
@@ -129,7 +129,7 @@ def scatter(folds: Folds, targets: Sequence[str], scores: Mapping[str, Mapping[t
     import matplotlib.pyplot as plt
     from scipy.stats import rankdata
 
-    figure, grid = plt.subplots(len(scores), len(targets), figsize=(3.5 * len(targets), 2.7 * len(scores)), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(len(scores), len(targets), figsize=(max(7.0, 3.5 * len(targets)), 2.7 * len(scores)), layout="constrained", squeeze=False)
     for row, (method, values) in enumerate(scores.items()):
         for column, target in enumerate(targets):
             axes = grid[row, column]

@@ -96,7 +96,8 @@ def correlation_finding(found: Any, without: Any | None) -> list[str]:
     out += [f"`{one.method}`: {line(one)}." for one in methods if one.method in NAMED and one is not best]
     for one in found.baselines:
         if one.mean is not None and one.method != "random":
-            what = "the order of the sources in the other targets, which needs no measure; its p permutes within each target and is the more lenient one" if one.method == "static" else "the number of images of the source"
+            static = "the order of the sources in the other targets, which needs no measure; its p permutes within each target and is more lenient"
+            what = static if one.method == "static" else "the number of images of the source"
             out.append(f"Baseline `{one.method}` ({what}): {line(one)}.")
     share = [(one.method, one.regret) for one in (best, *found.baselines) if one.regret is not None]
     out.append("AUC lost on average by taking the first source of the list: " + ", ".join(f"`{name}` {number(regret, 3)}" for name, regret in share) + ".")

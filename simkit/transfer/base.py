@@ -51,6 +51,7 @@ class Pretrain:
         removed: digest of the images that are taken out because a target tests on them, "" for none.
         share: of the rest that is trained on.
         budget: how it is trained.
+        repeat: one of the protocol's seeds: each repeat pretrains anew, so that intervals over repeats hold what pretraining adds to chance.
         seed: of the study.
         without: whose test images are taken out, for messages.
     """
@@ -60,6 +61,7 @@ class Pretrain:
     removed: str = option()
     share: float = option()
     budget: Budget = option()
+    repeat: int = option()
     seed: int = option()
     without: str = option("", recipe=False)
 
@@ -74,11 +76,15 @@ class Pretrain:
     @property
     def label(self) -> str:
         """The run in words."""
-        return f"pretraining on {self.source}" + (f" without the test images of {self.without}" if self.without else "")
+        words = f"pretraining on {self.source}" + (f" without the test images of {self.without}" if self.without else "")
+        return words + (f", seed {self.repeat}" if self.repeat else "")
 
     def random(self, *names: Any) -> tuple[Any, ...]:
-        """The names that a random choice of this run is seeded by."""
-        return ("pretrain", self.seed, self.fingerprint, self.removed, *names)
+        """The names that a random choice of this run is seeded by.
+
+        Images that are taken out change none of them, so that a source with and without them differs in these images alone.
+        """
+        return ("pretrain", self.seed, self.repeat, self.fingerprint, *names)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Finetune:
     seed: int = option()
 
     kind = "finetune"
-    version = 2
+    version = 3
 
     @property
     def key(self) -> str:
@@ -165,6 +171,7 @@ class TransferResult:
         made: runs (pretraining and fine-tuning) that were computed now, by this process or another one.
         found: fine-tuning runs that were already there.
         seconds: wall time.
+        notes: what a reader should know beside the numbers.
         predictions: writes the predictions of all runs into one parquet file.
     """
 
@@ -174,4 +181,5 @@ class TransferResult:
     made: int = 0
     found: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
     predictions: Callable[[Path], None] | None = None

@@ -74,7 +74,8 @@ class Fitting:
     Attributes:
         key: of the unit.
         label: of the unit, in words.
-        build: makes the network that every training starts from, always the same, on the device; and the name of its head.
+        build: makes the network that every training starts from, on the device, and the name of its head; of the positions of the images that the
+            training may see, to which folded batch norms are fitted.
         data: images and labels.
         rows: positions of the training images.
         inner: positions of the images to fit and to validate on, where something is chosen by that.
@@ -85,7 +86,7 @@ class Fitting:
 
     key: str
     label: str
-    build: Callable[[], tuple[nn.Module, str]]
+    build: Callable[[np.ndarray], tuple[nn.Module, str]]
     data: Labelled
     rows: np.ndarray
     inner: tuple[np.ndarray, np.ndarray] | None
@@ -114,7 +115,7 @@ class Fitting:
             network, refitted = self._train("refit", choice, self.rows, None, stop_after=chosen.epochs)
             seconds += refitted.seconds
         else:
-            network, _ = self.build()
+            network, _ = self.build(self.inner[0])
             network.load_state_dict(self._trial_weights(best))
         shown = [{"lr": one.lr, "weight_decay": one.weight_decay, "epoch": trial["best"] and trial["best"]["epoch"],
                   "value": trial["best"] and trial["best"]["value"][0], "failed": trial.get("failed", "")}
@@ -161,7 +162,7 @@ class Fitting:
     ) -> tuple[nn.Module, Trained]:
         """One training, taken up where an earlier sitting left it."""
         place, title = self.place, f"{self.label}, {what}" if what else self.label
-        network, head = self.build()
+        network, head = self.build(rows)
         name = name or (f"{self.key}-refit" if what else self.key)
         with ScalarLog.open(place.logs, title) as log:
 

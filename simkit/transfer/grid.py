@@ -15,12 +15,13 @@ import numpy as np
 from simkit.dataset import Dataset
 from simkit.errors import IntegrityError, Problem, SimkitError, UsageError, nearest
 from simkit.recipe import digest
-from simkit.transfer.base import SCRATCH, Finetune, Pretrain, Results
+from simkit.transfer.base import SCRATCH, Finetune, Pretrain, Results, Say
 from simkit.transfer.checkpoint import read_tensors
 from simkit.transfer.folds import Folds, given_folds, inner_split, make_folds, merged_groups, stratified_share
-from simkit.transfer.images import listing
+from simkit.transfer.images import Listing, listing
 from simkit.transfer.notes import plan_notes
 from simkit.transfer.overlap import check_remaining, shared_rows
+from simkit.transfer.pixels import looks_of
 from simkit.transfer.plan import Source, TransferPlan
 from simkit.transfer.protocol import Budget, Protocol
 from simkit.transfer.units import Start, pretrained_path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_units"]
 
-IMAGENET = "imagenet"
+IMAGENET, IMAGE_LEVEL = "imagenet", "folds ignore patients"
 Anything = TypeVar("Anything")
 Key = TypeVar("Key")
 
@@ -66,7 +67,8 @@ class _Errors:
 
 
 def plan_units(
-    protocol: Protocol, datasets: Mapping[str, Dataset], sources: Sequence[str], targets: Sequence[str], seed: int, results: Results,
+    protocol: Protocol, datasets: Mapping[str, Dataset], sources: Sequence[str], targets: Sequence[str], seed: int, results: Results, *,
+    progress: Say | None = None,
 ) -> TransferPlan:
     """Checks everything that a grid needs, before any training, and lists its runs.
 
@@ -79,12 +81,18 @@ def plan_units(
         sources: names of data sets to pretrain on. ``protocol.sources`` and ``protocol.weights`` come in addition.
         targets: names of data sets to fine-tune on.
         seed: of the study.
-        results: where finished work is found and kept.
+        results: where finished work is found and kept; images are decoded into it here.
+        progress: told how far that is.
 
     Raises:
         UsageError, DataError, NotEnoughData, ResourceError, IntegrityError: with all problems; the kind is that of the first.
     """
-    return _Planner(protocol, datasets, tuple(dict.fromkeys(sources)), tuple(dict.fromkeys(targets)), seed, results).plan()
+    return _Planner(protocol, datasets, tuple(dict.fromkeys(sources)), tuple(dict.fromkeys(targets)), seed, results,
+                    progress or _silent).plan()
+
+
+def _silent(line: str) -> None:
+    """Takes no notice of a line of progress."""
 
 
 @dataclass(eq=False)
@@ -95,22 +103,25 @@ class _Planner:
     targets: tuple[str, ...]
     seed: int
     results: Results
+    say: Say
     errors: _Errors = field(default_factory=_Errors)
     notes: list[str] = field(default_factory=list)
     inners: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     folds: dict[tuple[str, int], Folds] = field(default_factory=dict)
-    made: dict[tuple[str, frozenset[str]], tuple[Pretrain, np.ndarray, int]] = field(default_factory=dict)
+    made: dict[tuple[str, int, frozenset[str]], tuple[Pretrain, np.ndarray, int]] = field(default_factory=dict)
 
     def plan(self) -> TransferPlan:
         self.names = tuple(dict.fromkeys((*self.sources, *self.protocol.sources, *self.protocol.weights)))
         self.errors.catch(self.check_names)
         self.errors.raise_if_any()
         used = [name for name in dict.fromkeys((*self.sources, *self.targets)) if name in self.datasets]
-        self.listings = self.errors.all({name: partial(listing, self.datasets[name]) for name in used})
+        self.listings = self.errors.all({name: partial(self.listed, name) for name in used})
         self.files = self.errors.all({name: partial(self.start_of, name) for name in self.names if name not in self.sources})
         complete = not self.errors.problems
         origins, runs = self.grid() if complete else ({}, ())
-        done = frozenset(run.key for run in runs if self.results.load_json(Finetune.kind, run.key) is not None)
+        records = {run.key: self.results.load_json(Finetune.kind, run.key) for run in runs}
+        done = frozenset(key for key, record in records.items() if record is not None)
+        failed = sum("failed" in record for record in records.values() if record is not None)
         todo = [run for run in runs if run.key not in done]
         if todo or not complete:  # of a finished grid nobody needs to know the folds
             for target in self.targets:
@@ -118,10 +129,15 @@ class _Planner:
                     self.errors.all({repeat: partial(self.split, target, repeat) for repeat in self.protocol.seeds})
         complete = not self.errors.problems
         plan = TransferPlan(protocol=self.protocol, runs=tuple(runs), origins=origins, done=done, pretrainings=(), listings=self.listings,
-                            folds=self.folds, results=self.results, seed=self.seed)
+                            folds=self.folds, results=self.results, seed=self.seed, failed=failed)
         if complete and not todo:
             return replace(plan, notes=plan_notes(plan, self.notes, None))
         return self.with_work(plan, todo, complete=complete)
+
+    def listed(self, name: str) -> Listing:
+        """A data set in canonical order, decoded: images that look the same to the network are one image, in whatever files they lie."""
+        one = listing(self.datasets[name])
+        return replace(one, looks=looks_of(one, self.protocol.image_size, self.protocol.channels, self.results, self.say))
 
     def check_names(self) -> None:
         protocol, problems = self.protocol, []
@@ -153,7 +169,7 @@ class _Planner:
         one, protocol = self.listings[target], self.protocol
         if protocol.splits == "ignore" or one.splits is None:
             return None
-        found = given_folds(one.labels, one.splits, digests=one.digests, groups=one.groups if protocol.groups == "keep" else None, classes=one.classes,
+        found = given_folds(one.labels, one.splits, digests=one.identities, groups=one.groups if protocol.groups == "keep" else None, classes=one.classes,
                             where=target, use_validation=protocol.finetuning().validates)
         if found is None:
             self.note([f"{target}: its given split names no test part: all images are dealt into folds"])
@@ -167,7 +183,7 @@ class _Planner:
         if (target, repeat) not in self.folds:
             one, protocol = self.listings[target], self.protocol
             self.folds[target, repeat] = self.given(target) or make_folds(
-                one.labels, digests=one.digests, groups=one.groups, classes=one.classes, folds=protocol.folds,
+                one.labels, digests=one.identities, groups=one.groups, classes=one.classes, folds=protocol.folds,
                 names=(self.seed, repeat, one.dataset.fingerprint), where=target, keep_groups=protocol.groups == "keep")
         return self.folds[target, repeat]
 
@@ -189,7 +205,7 @@ class _Planner:
         origins: dict[str, Source] = {}
         runs = []
         budget = self.protocol.finetuning()
-        self.contents = {name: frozenset(one.digests) for name, one in self.listings.items()}
+        self.contents = {name: frozenset(one.identities) for name, one in self.listings.items()}
         for target in self.targets:
             given = self.errors.catch(partial(self.given, target))
             kind = "given" if given is not None else "dealt" if self.protocol.groups == "keep" or self.listings[target].groups is None else "image-level"
@@ -200,44 +216,60 @@ class _Planner:
                 for repeat, fold in ((repeat, fold) for repeat in self.protocol.seeds for fold in range(folds)):
                     origin = self.errors.catch(partial(self.origin, source, target, repeat, fold))
                     if origin is not None:
+                        crossing = kind == "image-level" or (given is not None and self.protocol.groups == "ignore" and self.crossing(target, given))
+                        origin = replace(origin, remarks=(*origin.remarks, IMAGE_LEVEL)) if crossing else origin
                         run = Finetune(source, target, origin.start.identity, self.datasets[target].fingerprint, budget, kind, folds, fold, repeat, self.seed)
                         runs.append(run)
                         origins[run.key] = origin
         return origins, tuple(runs)
+
+    def crossing(self, target: str, given: Folds) -> bool:
+        """Whether patients have images on both sides of a given split."""
+        groups = self.listings[target].groups
+        return groups is not None and bool({groups[i] for i in given.test[0]} & {groups[i] for i in given.train(0)})
 
     def origin(self, source: str, target: str, repeat: int, fold: int) -> Source:
         """What a run starts from; a source that shares images with the test fold is pretrained without them, or the run is leaky."""
         if source not in self.sources:
             start = self.files[source]
             return Source(start, leaked=0 if start.identity == SCRATCH else None)
-        protocol = self.protocol
-        where, tested = "", frozenset[str]()
-        if self.contents[source] & self.contents[target]:
+        protocol, one, tested = self.protocol, self.listings[source], self.listings[target]
+        where, asked = "", frozenset[str]()
+        common = self.contents[source] & self.contents[target]
+        if common:
             split = self.split(target, repeat)
-            where, tested = f"{target}, fold {split.names[fold]}", frozenset(self.listings[target].digests[i] for i in split.test[fold])
-        shared = tested & self.contents[source]
-        unit, rows, removed = self.pretraining(source, shared if protocol.overlap == "remove" else frozenset(), where)
-        seen = {self.listings[source].digests[i] for i in rows} if shared else set()
-        leaked = sum(self.listings[target].digests[i] in seen for i in self.split(target, repeat).test[fold]) if shared else 0
-        return Source(Start(f"pretrain:{unit.key}"), unit, rows, removed, leaked)
+            where, asked = f"{target}, fold {split.names[fold]}", frozenset(tested.identities[i] for i in split.test[fold])
+        shared = asked & common
+        unit, rows, removed = self.pretraining(source, repeat, shared if protocol.overlap == "remove" else frozenset(), where)
+        seen = {one.identities[i] for i in rows} if shared else set()
+        leaked = sum(tested.identities[i] in seen for i in self.split(target, repeat).test[fold]) if shared else 0
+        remarks = [f"pretrained without {removed} images that it tests on, or that are of their patients"] if removed else []
+        if common and protocol.finetuning().validates:
+            remarks.append("what is chosen is chosen on images that the source holds")
+        patients = set(one.groups or ()) & set(tested.groups or ()) if source != target else ()
+        if patients:
+            remarks.append(f"{len(patients)} patient names are in source and target")
+            self.note([f"{source} -> {target}: {len(patients)} patient names are in both (such as '{min(patients)}'): if they are the same people, "
+                       "test patients are in the pretraining; give names that tell them apart if they are not"])
+        return Source(Start(f"pretrain:{unit.key}"), unit, rows, removed, leaked, tuple(remarks))
 
-    def pretraining(self, source: str, without: frozenset[str], where: str) -> tuple[Pretrain, np.ndarray, int]:
+    def pretraining(self, source: str, repeat: int, without: frozenset[str], where: str) -> tuple[Pretrain, np.ndarray, int]:
         """The pretraining of a source without some images; the rows that it is done on; and how many images are taken out."""
-        if (source, without) in self.made:
-            return self.made[source, without]
+        if (source, repeat, without) in self.made:
+            return self.made[source, repeat, without]
         one, protocol = self.listings[source], self.protocol
-        groups = one.groups if protocol.groups == "keep" else None
-        rows, removed, removal = np.arange(len(one)), "", shared_rows(one.digests, groups, without)
+        rows, removed, removal = np.arange(len(one)), "", shared_rows(one.identities, one.groups, without)
         if without:
             self.note(check_remaining(one.labels, one.classes, removal, where=f"{source} -> {where}"))
             removed = digest(sorted(one.digests[i] for i in removal.rows))
             rows = np.setdiff1d(rows, removal.rows)
         if protocol.pretrain_share < 1:
-            names = (self.seed, one.dataset.fingerprint, removed)
-            rows = stratified_share(one.labels, rows, members=merged_groups(one.digests, groups), share=protocol.pretrain_share, names=names)
-        unit = Pretrain(source, one.dataset.fingerprint, removed, protocol.pretrain_share, protocol.pretraining(), self.seed, where if without else "")
-        self.made[source, without] = unit, rows, len(removal)
-        return self.made[source, without]
+            names = (self.seed, repeat, one.dataset.fingerprint, removed)
+            members = merged_groups(one.identities, one.groups if protocol.groups == "keep" else None)
+            rows = stratified_share(one.labels, rows, members=members, share=protocol.pretrain_share, names=names)
+        unit = Pretrain(source, one.dataset.fingerprint, removed, protocol.pretrain_share, protocol.pretraining(), repeat, self.seed, where if without else "")
+        self.made[source, repeat, without] = unit, rows, len(removal)
+        return self.made[source, repeat, without]
 
     def note(self, lines: Sequence[str]) -> None:
         self.notes += [line for line in lines if line not in self.notes]
@@ -263,9 +295,11 @@ class _Planner:
         errors.raise_if_any()
         assert device is not None
         images = {unit.key: _images(plan, unit, inner.get(unit.key)) for unit in units}
+        rates = {budget: _measured(protocol, budget, device) for budget in dict.fromkeys(unit.budget for unit in units)}
+        costs = {unit.key: images[unit.key] * rates[unit.budget] for unit in units}
         plan = replace(
             plan, pretrainings=tuple(pretrainings.values()), device=describe_device(device), devices=_devices(device, protocol.device), images=images,
-            inners=inner, seconds_per_image=_measured(protocol, device), bytes=self.disk(plan, units),
+            inners=inner, costs=costs, bytes=self.disk(plan, units),
         )
         return replace(plan, notes=plan_notes(plan, self.notes, device))
 
@@ -273,7 +307,7 @@ class _Planner:
         """The inner split of a unit; one for all sources of a fold."""
         if isinstance(unit, Pretrain):
             one, rows = plan.listings[unit.source], plan.rows(unit)
-            names: tuple[Any, ...] = (unit.fingerprint, unit.removed)
+            names: tuple[Any, ...] = (unit.repeat, unit.fingerprint, unit.removed)
         else:
             one, split = plan.listings[unit.target], plan.folds[unit.target, unit.repeat]
             rows, given = split.train(unit.fold), split.validation(unit.fold)
@@ -281,7 +315,7 @@ class _Planner:
                 return rows, given
             names = (unit.repeat, unit.fingerprint, unit.split, unit.folds, unit.fold)
         if names not in self.inners:
-            members = merged_groups(one.digests, one.groups if self.protocol.groups == "keep" else None)
+            members = merged_groups(one.identities, one.groups if self.protocol.groups == "keep" else None)
             self.inners[names] = inner_split(one.labels, rows, members=members, fraction=unit.budget.validation, classes=one.classes,
                                              names=("inner", self.seed, *names), where=one.name)
         return self.inners[names]
@@ -355,7 +389,7 @@ def _devices(device: torch.device, named: str) -> tuple[str, ...]:
     return (named if named != "auto" else str(device),)
 
 
-def _measured(protocol: Protocol, device: torch.device) -> float:
+def _measured(protocol: Protocol, budget: Budget, device: torch.device) -> float:
     """Seconds of training per image, measured; refuses an image size that the network cannot take."""
     import torch
 
@@ -366,4 +400,4 @@ def _measured(protocol: Protocol, device: torch.device) -> float:
         network, head = _network(protocol, 10)
         network = network.to(device).to(memory_format=torch.channels_last)
         check_forward(network, protocol.network, protocol.image_size, device, channels=protocol.channels)
-        return seconds_per_image(network, head, protocol.finetuning(), device)
+        return seconds_per_image(network, head, budget, device)

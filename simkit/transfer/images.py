@@ -28,6 +28,7 @@ class Listing:
         splits: given part ("train", "test", ...) per image, or None.
         keys: name of each image in the data set.
         absent: classes that the data set names and has no image of.
+        looks: digest of each image as the network gets it, where the images were decoded already.
     """
 
     dataset: Dataset
@@ -39,6 +40,12 @@ class Listing:
     absent: tuple[str, ...]
     splits: tuple[str, ...] | None = None
     keys: tuple[str, ...] = ()
+    looks: tuple[str, ...] = ()
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What makes two images the same one: how they look to the network, in whatever file they lie; their content where that is not known."""
+        return self.looks or self.digests
 
     @property
     def name(self) -> str:

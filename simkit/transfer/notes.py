@@ -41,10 +41,10 @@ def _facts(name: str, one: Listing) -> list[str]:
     notes = []
     if one.absent:
         notes.append(f"{name}: no image of class {', '.join(one.absent)}: the class takes no part")
-    if len(set(one.digests)) < len(one):
-        notes.append(f"{name}: {len(one) - len(set(one.digests))} images are byte-identical to another; copies stay in one fold")
+    if len(set(one.identities)) < len(one):
+        notes.append(f"{name}: {len(one) - len(set(one.identities))} images are the same as another; copies stay in one fold")
     seen: dict[str, set[int]] = {}
-    for image, label in zip(one.digests, one.labels, strict=True):
+    for image, label in zip(one.identities, one.labels, strict=True):
         seen.setdefault(image, set()).add(int(label))
     clash = sum(len(labels) > 1 for labels in seen.values())
     if clash:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from simkit.recipe import digest, digest_file
 from simkit.transfer.base import Results, Say
 from simkit.transfer.images import Listing, decode
 
-__all__ = ["KIND", "pixels_key", "stored_pixels"]
+__all__ = ["KIND", "looks_of", "pixels_key", "stored_pixels"]
 
-KIND, SUFFIX, VERSION = "pixels", ".npy", 1
+KIND, SUFFIX, VERSION = "pixels", ".npy", 2
 """Kind of the files in the store, and the version of how images are decoded: raised where decoding gives other grey levels."""
 
 RESERVE = 32 * 2**20
@@ -64,6 +65,23 @@ def stored_pixels(images: Listing, size: int, channels: int, results: Results, s
     record = _write(path, images, shape, say)
     results.save_json(KIND, key, record)
     return _checked(path, record, shape)
+
+
+def looks_of(images: Listing, size: int, channels: int, results: Results, say: Say) -> tuple[str, ...]:
+    """A digest of each decoded image: equal for images that the network cannot tell apart, whatever file and format they lie in.
+
+    They are kept in the record of the decoded images, which are made where they are missing.
+
+    Raises:
+        DataError, ResourceError: as :func:`stored_pixels`.
+    """
+    key = pixels_key(images, size, channels)
+    record = results.load_json(KIND, key)
+    if record is None or len(record.get("looks", ())) != len(images):
+        stored_pixels(images, size, channels, results, say)
+        record = results.load_json(KIND, key)
+        assert record is not None
+    return tuple(record["looks"])
 
 
 def _opened(path: Path, record: dict[str, Any] | None, shape: tuple[int, ...], *, trusted: bool) -> np.ndarray | None:
@@ -119,7 +137,8 @@ def _write(path: Path, images: Listing, shape: tuple[int, ...], say: Say) -> dic
         decode(images, shape[-1], shape[1], out=out, tick=_announcer(images, shape[-1], say))
         with resource_errors(path, need=size):
             out.flush()
-            record.update(bytes=temporary.stat().st_size, sha256=digest_file(temporary))
+            looks = [hashlib.sha256(image.data).hexdigest()[:32] for image in out]
+            record.update(bytes=temporary.stat().st_size, sha256=digest_file(temporary), looks=looks)
 
     _check_space(path, size)
     write_bytes(path, b"", writer=writer)

@@ -27,6 +27,7 @@ class Source:
         rows: images of the source that are pretrained on.
         removed: images of the source that are left out because the target tests on them (or on images of the same patient).
         leaked: test images of the run that the pretraining sees; None where that cannot be known (weights from elsewhere).
+        remarks: what the table says beside the numbers.
     """
 
     start: Start
@@ -34,6 +35,7 @@ class Source:
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     removed: int = 0
     leaked: int | None = 0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class TransferPlan:
         runs: every fine-tuning run, in the order of the table.
         origins: key of a run -> what it starts from.
         done: keys of the runs whose record is there already.
+        failed: how many of these have no result.
         pretrainings: those still to do, for runs that are still to do.
         listings: the data sets that take part, in canonical order.
         folds: (target, protocol seed) -> its checked split.
@@ -54,7 +57,7 @@ class TransferPlan:
         devices: names of the devices that runs can use, one run on each.
         inners: key of a unit that validates -> positions of the images to fit and to validate on; the same for every source.
         images: key of a unit -> training images times epochs (times choices), at most.
-        seconds_per_image: measured on a few batches; 0 when nothing is left to do.
+        costs: key of a unit -> its estimated seconds, from a few batches.
         bytes: disk space that the rest needs, roughly.
         notes: what a reader should know beside the numbers.
     """
@@ -72,9 +75,10 @@ class TransferPlan:
     devices: tuple[str, ...] = ()
     inners: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     images: Mapping[str, int] = field(default_factory=dict)
-    seconds_per_image: float = 0.0
+    costs: Mapping[str, float] = field(default_factory=dict)
     bytes: int = 0
     notes: tuple[str, ...] = ()
+    failed: int = 0
 
     @property
     def todo(self) -> tuple[Finetune, ...]:
@@ -84,11 +88,12 @@ class TransferPlan:
     @property
     def seconds(self) -> float:
         """Estimated time of the rest on one job."""
-        return sum(self.images.values()) * self.seconds_per_image
+        return sum(self.costs.values())
 
     def lines(self) -> list[str]:
         """The plan in words, for a dry run."""
-        out = [f"transfer: {len(self.runs)} runs, {len(self.runs) - len(self.todo)} already there; "
+        failed = f" ({self.failed} of them failed: the same recipe is not tried again)" if self.failed else ""
+        out = [f"transfer: {len(self.runs)} runs, {len(self.runs) - len(self.todo)} already there{failed}; "
                f"{len(self.pretrainings)} pretrainings and {len(self.todo)} fine-tunings to do"]
         if self.todo:
             search = f", {len(self.protocol.choices)} choices each" if len(self.protocol.choices) > 1 else ""
@@ -96,19 +101,18 @@ class TransferPlan:
             out.append(f"  {self.protocol.network} at {self.protocol.image_size} px on {self.device}{search}: {most}{sum(self.images.values()):,} training "
                        f"images (times epochs), about {self.seconds / 60:.1f} min on one job, {self.bytes / 1e6:.0f} MB of disk")
             for title, units in (("pretrain", self.pretrainings), ("fine-tune", self.todo)):
-                grouped: dict[str, list[int]] = {}
+                grouped: dict[str, list[str]] = {}
                 for unit in units:
-                    name = unit.source if isinstance(unit, Pretrain) else unit.target
-                    grouped.setdefault(name, []).append(self.images[unit.key])
-                for name, counts in grouped.items():
-                    minutes = sum(counts) * self.seconds_per_image / 60
-                    out.append(f"  {title} {'on ' if title == 'pretrain' else ''}{name}: {len(counts)} runs, {sum(counts):,} images, {minutes:.1f} min")
+                    grouped.setdefault(unit.source if isinstance(unit, Pretrain) else unit.target, []).append(unit.key)
+                for name, keys in grouped.items():
+                    images, minutes = sum(self.images[key] for key in keys), sum(self.costs[key] for key in keys) / 60
+                    out.append(f"  {title} {'on ' if title == 'pretrain' else ''}{name}: {len(keys)} runs, {images:,} images, {minutes:.1f} min")
         return out + [f"  note: {note}" for note in self.notes]
 
     def as_dict(self) -> dict[str, Any]:
         """The plan in JSON form."""
         return {
-            "runs": len(self.runs), "found": len(self.done), "pretrainings": len(self.pretrainings), "finetunings": len(self.todo),
+            "runs": len(self.runs), "found": len(self.done), "failed": self.failed, "pretrainings": len(self.pretrainings), "finetunings": len(self.todo),
             "choices": len(self.protocol.choices), "images": sum(self.images.values()), "minutes": round(self.seconds / 60, 2), "bytes": self.bytes,
             "device": self.device, "notes": list(self.notes),
         }

@@ -105,7 +105,8 @@ class Protocol:
         default_factory=dict, help="values of lr and weight_decay that every fine-tuning tries on an inner validation split: {lr = [1e-3, 1e-4]}")
     search_pretraining: bool = option(False, "the same search for every pretraining")
     validation: float = option(0.2, "share of the training images held back to choose by (search, early stopping); patients stay whole", above=0, maximum=0.5)
-    early_stopping: int = option(0, "epochs without a better inner validation after which a training stops; its best epoch is taken; 0: never", minimum=0)
+    early_stopping: int = option(
+        0, "epochs without a better inner validation after which a training stops, and its best epoch is taken; 0: never, and the last is taken", minimum=0)
     selection: Literal["auc", "log-loss"] = option("auc", "what is best on the inner validation; equal AUCs: the lower log loss")
     refit: bool = option(False, "train again on all training images with what was chosen, instead of taking the network that was validated")
     optimizer: Literal["adamw", "adam", "sgd"] = option("adamw", "sgd has momentum 0.9")
@@ -118,7 +119,7 @@ class Protocol:
     label_smoothing: float = option(0.0, "share of the label that is spread over all classes", minimum=0, maximum=0.9)
     dropout: float = option(0.5, "dropout before the head", minimum=0, maximum=0.95)
     batch_norm: Literal["auto", "train", "frozen"] = option(
-        "auto", "auto: as usual, but batch norms that are folded into weights are unfolded on training images first; train: as usual; frozen: fixed")
+        "auto", "in fine-tuning; auto: as usual, but those folded into weights are unfolded on training images first; train: as usual; frozen: fixed")
     average: Literal["weighted", "macro"] = option("weighted", "first metric of more than two classes: one-vs-rest AUCs averaged by prevalence, or plain")
     baseline: Literal["none", "self", "scratch"] = option("none", "also give the relative gain over pretraining on the target itself, or over scratch")
     sources: tuple[str, ...] = option((), "sources beside the data sets: scratch (random weights), imagenet (the network's default weights)")
@@ -145,6 +146,9 @@ class Protocol:
             problems.append(Problem("SK104", "finetune.baseline", f"gains over '{self.baseline}' need its runs, and the grid has none", fix))
         if self.warmup_epochs >= min(self.pretrain_epochs, self.finetune_epochs) and self.warmup_epochs:
             problems.append(Problem("SK102", "finetune.warmup_epochs", f"{self.warmup_epochs} is not less than the number of epochs", "give fewer"))
+        if self.batch_norm == "frozen" and "scratch" in self.sources:
+            problems.append(Problem("SK102", "finetune.batch_norm", "random weights (scratch) have no statistics that could stay frozen",
+                                    'take scratch out of sources, or give batch_norm = "auto"'))
         if problems:
             raise UsageError("", "", "", problems=problems)
 
@@ -156,13 +160,14 @@ class Protocol:
 
     def pretraining(self) -> Budget:
         """What a pretraining depends on."""
-        return self._budget(self.pretrain_epochs, self.choices if self.search_pretraining else (Choice(self.learning_rate, self.weight_decay),), mode="full")
+        return self._budget(self.pretrain_epochs, self.choices if self.search_pretraining else (Choice(self.learning_rate, self.weight_decay),), mode="full",
+                            batch_norm="train")
 
     def finetuning(self) -> Budget:
         """What a fine-tuning depends on."""
-        return self._budget(self.finetune_epochs, self.choices, mode=self.mode)
+        return self._budget(self.finetune_epochs, self.choices, mode=self.mode, batch_norm=self.batch_norm)
 
-    def _budget(self, epochs: int, choices: tuple[Choice, ...], *, mode: str) -> Budget:
+    def _budget(self, epochs: int, choices: tuple[Choice, ...], *, mode: str, batch_norm: str) -> Budget:
         """Options that do nothing here are at their defaults, so that they change no recipe."""
         validates = self.early_stopping > 0 or len(choices) > 1
         probes = mode == "probe-then-full"
@@ -172,7 +177,7 @@ class Protocol:
             selection=self.selection if validates else "", refit=self.refit and validates, optimizer=self.optimizer, schedule=self.schedule,
             warmup_epochs=self.warmup_epochs, augmentation=self.augmentation, class_weights=self.class_weights, label_smoothing=self.label_smoothing,
             dropout=self.dropout, mode=mode, last_stages=self.last_stages if mode == "last-stages" else 0, probe_epochs=self.probe_epochs if probes else 0,
-            probe_lr=self.probe_lr if probes else 0.0, batch_norm=self.batch_norm, precision=self.precision, threads=self.threads,
+            probe_lr=self.probe_lr if probes else 0.0, batch_norm=batch_norm, precision=self.precision, threads=self.threads,
         )
 
 

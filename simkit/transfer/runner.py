@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,9 +31,6 @@ from simkit.transfer.progress import Clock
 from simkit.transfer.units import Setting, Start, Work, finetune, pretrain, pretrained_path
 
 __all__ = ["run_units"]
-
-IMAGE_LEVEL = "folds ignore patients"
-"""Flag of a run whose test images can be of patients that it was trained on."""
 
 Done = tuple[dict[str, Any], list[str]]
 """The record of a unit, and what was to be said about it."""
@@ -75,6 +72,8 @@ def run_units(
         check_tensorboard()
     started, say = time.perf_counter(), progress or _silent
     outcomes: dict[str, dict[str, Any]] = {}
+    for note in plan.notes:
+        say(f"note: {note}")
     if plan.pretrainings or plan.todo:
         outcomes = _Grid(plan, where, say, None if logs is None else Path(logs).absolute()).run()
     return _result(plan, outcomes, time.perf_counter() - started)
@@ -97,12 +96,12 @@ class _Grid:
         """Key -> record of every unit that was done."""
         plan = self.plan
         # what others wait for first, the longest first, so that no process ends alone
-        pretrainings = sorted(plan.pretrainings, key=lambda unit: -plan.images[unit.key])
+        pretrainings = sorted(plan.pretrainings, key=lambda unit: -plan.costs[unit.key])
         units: list[Pretrain | Finetune] = [*pretrainings, *plan.todo]
         outcomes: dict[str, dict[str, Any]] = {}
         with self.workers(len(units)) as (place, device):
             data = {name: place.share(self.labelled(name)) for name in dict.fromkeys(_data(unit) for unit in units)}
-            clock = Clock([plan.images[unit.key] for unit in units], place.jobs)
+            clock = Clock([plan.costs[unit.key] for unit in units], place.jobs)
             left, blocked, waiting = list(range(len(units))), list[int](), False
             if self.where.address is not None:  # a cluster takes all tasks at once: those that must wait for a pretraining are sent after it
                 blocked = [index for index in left if not self.ready(units[index])]
@@ -159,12 +158,13 @@ class _Grid:
         setting = Setting("", protocol.deterministic, protocol.compile, protocol.keep_networks, self.logs)
         inner, nothing = plan.inner(unit), np.zeros(0, dtype=np.int64)
         if isinstance(unit, Pretrain):
-            work = _Positions(plan.rows(unit), nothing, inner, 0, ())
+            work = _Positions(plan.rows(unit), nothing, inner, 0)
             start = Start("")
         else:
             origin, split = plan.origins[unit.key], plan.folds[unit.target, unit.repeat]
-            remarks = (IMAGE_LEVEL,) if unit.split == "image-level" else ()
-            work = _Positions(split.train(unit.fold), split.test[unit.fold], inner, origin.leaked, remarks)
+            given, rows = split.validation(unit.fold), split.train(unit.fold)
+            rows = rows if given is None else np.sort(np.concatenate([rows, given]))  # those of a refit
+            work = _Positions(rows, split.test[unit.fold], inner, origin.leaked)
             start = replace(origin.start, path=os.path.abspath(origin.start.path)) if origin.start.path else origin.start
         return unit, start, data, work, plan.results, protocol.average, setting, device
 
@@ -177,7 +177,6 @@ class _Positions:
     test: np.ndarray
     inner: tuple[np.ndarray, np.ndarray] | None
     leaked: int | None
-    remarks: tuple[str, ...]
 
 
 def _room(plan: TransferPlan) -> int:
@@ -200,7 +199,7 @@ def _task(
     """One unit, in whatever process; LATER when another process is at it, or when what it starts from is not there yet."""
     lines: list[str] = []
     say, setting = live or lines.append, replace(setting, device=device)
-    work = Work(data, positions.rows, positions.test, positions.inner, positions.leaked, positions.remarks)
+    work = Work(data, positions.rows, positions.test, positions.inner, positions.leaked)
     if isinstance(unit, Pretrain):
         do = partial(pretrain, unit, _compact(work), results, setting=setting)
     else:
@@ -277,6 +276,7 @@ def _result(plan: TransferPlan, outcomes: Mapping[str, dict[str, Any]], seconds:
     average, rows, failures = plan.protocol.average, [], []
     leaky: dict[tuple[str, str], int] = {}
     values = {(run.source, run.target, run.fold, run.repeat): _main(records[run.key], average)["value"] for run in plan.runs}
+    leaks = {(run.source, run.target, run.fold, run.repeat): records[run.key]["leaked"] for run in plan.runs}
     for run in plan.runs:
         record = records[run.key]
         main = _main(record, average)
@@ -284,12 +284,17 @@ def _result(plan: TransferPlan, outcomes: Mapping[str, dict[str, Any]], seconds:
             failures.append(Failure(run.source, run.target, run.fold_name, run.repeat, "SK502", str(main["reason"])))
         if record["leaked"] and run.repeat == plan.protocol.seeds[0]:
             leaky[run.source, run.target] = leaky.get((run.source, run.target), 0) + int(record["leaked"])
-        rows += [_row(run, record, one) for one in ([main] if "failed" in record else _ordered(record, average))]
+        remarks = plan.origins[run.key].remarks
+        rows += [_row(run, record, one, remarks) for one in ([main] if "failed" in record else _ordered(record, average))]
         baseline = plan.protocol.baseline
         if baseline != "none":
-            before = values.get((run.target if baseline == "self" else "scratch", run.target, run.fold, run.repeat))
-            rows.append(_row(run, record, _gain(main, before, baseline)) | {"baseline": baseline})
-    return TransferResult(TransferTable(tuple(rows)), tuple(failures), leaky, len(outcomes), len(plan.runs) - len(plan.todo), seconds,
+            place = run.target if baseline == "self" else "scratch", run.target, run.fold, run.repeat
+            seen = leaks.get(place)
+            said = (*remarks, f"leaky baseline: {seen} of {record['n_test']} test images are in it") if seen and run.source != place[0] else remarks
+            rows.append(_row(run, record, _gain(main, values.get(place), baseline), said) | {"baseline": baseline})
+    devices = sorted({str(record["device"]) for record in records.values()})
+    mixed = [f"the runs were computed on different devices ({', '.join(devices)}): numbers of one pair can differ by precision"] if len(devices) > 1 else []
+    return TransferResult(TransferTable(tuple(rows)), tuple(failures), leaky, len(outcomes), len(plan.runs) - len(plan.todo), seconds, (*plan.notes, *mixed),
                           partial(_export, plan, records))
 
 
@@ -310,12 +315,12 @@ def _main(record: Mapping[str, Any], average: str) -> dict[str, Any]:
 def _gain(main: Mapping[str, Any], before: float | None, baseline: str) -> dict[str, Any]:
     """100 (a - b) / b in percent, fold by fold, as in the seed study; b is the baseline's value in the same fold."""
     if main["value"] is None or not before:
-        reason = main["reason"] if main["value"] is None else f"the baseline '{baseline}' has no value in this fold"
+        reason = main["reason"] if main["value"] is None else f"the baseline '{baseline}' has no value above zero in this fold"
         return {"name": "relative-gain", "value": None, "reason": reason}
     return {"name": "relative-gain", "value": 100 * (main["value"] - before) / before, "reason": ""}
 
 
-def _row(run: Finetune, record: Mapping[str, Any], metric: Mapping[str, Any]) -> dict[str, Any]:
+def _row(run: Finetune, record: Mapping[str, Any], metric: Mapping[str, Any], remarks: Sequence[str]) -> dict[str, Any]:
     flags = [str(metric["reason"])] if metric["reason"] else []
     if record["leaked"]:
         flags.append(f"leaky: {record['leaked']} of {record['n_test']} test images are in the source")
@@ -325,7 +330,7 @@ def _row(run: Finetune, record: Mapping[str, Any], metric: Mapping[str, Any]) ->
         "baseline": "", "lr": choice.get("lr"), "weight_decay": choice.get("weight_decay"), "epochs": record.get("epochs"),
         "choices": len(run.budget.choices), "n_train": record["n_train"], "n_test": record["n_test"],
         "seconds": None if "seconds" not in record else round(float(record["seconds"]), 3), "leaky": record["leaked"],
-        "flags": "; ".join([*flags, *record["remarks"], *record.get("done", ())]), "recipe": run.key[:16],
+        "flags": "; ".join([*flags, *remarks, *record.get("done", ())]), "recipe": run.key[:16],
     }
 
 

@@ -79,18 +79,18 @@ def reproducible(device: torch.device, threads: int, *, deterministic: bool = Tr
         switch.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-def learning_rate(budget: Budget, choice: Choice, epoch: int, done: float = 0.0) -> float:
-    """The learning rate after ``epoch`` finished epochs and a share ``done`` of the next one.
+def learning_rate(budget: Budget, choice: Choice, epoch: int, done: float = 0.0, step: float = 1.0) -> float:
+    """The learning rate of the step after ``epoch`` finished epochs and a share ``done`` of the next one; a step is a share ``step`` of an epoch.
 
-    Epochs in which only the head is trained (``probe_epochs``) have the constant ``probe_lr``. Then it rises from zero over ``warmup_epochs``;
-    over the rest it is constant, half a cosine that reaches zero at the end, or (``step``) a tenth from half of it on and a hundredth from
-    three quarters on.
+    Epochs in which only the head is trained (``probe_epochs``) have the constant ``probe_lr``. Then it rises in equal parts over the steps of
+    ``warmup_epochs``, the first of which is not zero and the last of which is the whole rate; over the rest it is constant, half a cosine that
+    reaches zero at the end, or (``step``) a tenth from half of it on and a hundredth from three quarters on.
     """
     at = epoch - budget.probe_epochs + done
     if at < 0:
         return budget.probe_lr
     if at < budget.warmup_epochs:
-        return choice.lr * at / budget.warmup_epochs
+        return choice.lr * (at + step) / budget.warmup_epochs
     progress = (at - budget.warmup_epochs) / (budget.epochs - budget.warmup_epochs)
     if budget.schedule == "cosine":
         return choice.lr * 0.5 * (1 + math.cos(math.pi * progress))
@@ -246,7 +246,7 @@ class Training:
         with closing(feed):
             for number, step in enumerate(parts):
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(budget, self.choice, epoch, number / len(parts))
+                    group["lr"] = learning_rate(budget, self.choice, epoch, number / len(parts), 1 / len(parts))
                 size = sum(len(part) for part in step)
                 optimizer.zero_grad()
                 for _ in step:
@@ -291,8 +291,9 @@ class Training:
             raise NotEnoughData("SK502", "", f"training diverged: the loss is {done.losses[-1]} {where}", "lower learning_rate, for all runs alike")
 
     def _validate(self, done: Trained) -> None:
-        """Scores the images that are held back, and keeps the network when it is the best so far."""
-        if self.validation is None:
+        """Scores the images that are held back, and keeps the network when it is the best so far; without early stopping only the last."""
+        last = len(done.losses) == self.budget.probe_epochs + self.budget.epochs
+        if self.validation is None or not (self.budget.early_stopping or last):
             return
         labels = self.validation.labels
         probabilities = predict(self.network, self.validation, batch_size=max(self.budget.batch_size, 64), device=self.device)

@@ -59,7 +59,6 @@ class Work:
         test: positions of the test images (of a pretraining: none).
         inner: positions of the images to fit and to validate on, where the budget validates.
         leaked: test images that the source's pretraining has seen; None where that cannot be known.
-        remarks: flags of the run in the table.
     """
 
     data: Labelled
@@ -67,7 +66,6 @@ class Work:
     test: np.ndarray
     inner: tuple[np.ndarray, np.ndarray] | None = None
     leaked: int | None = 0
-    remarks: tuple[str, ...] = ()
 
     def trained_on(self, budget: Budget) -> int:
         """Images that the final network has seen: those that are held back to choose by are trained on in a refit only."""
@@ -145,14 +143,15 @@ def pretrain(unit: Pretrain, work: Work, results: Results, *, setting: Setting, 
     device, budget, classes = resolve_device(setting.device), unit.budget, work.data.classes
     with reproducible(device, budget.threads, deterministic=setting.deterministic):
 
-        def build() -> tuple[nn.Module, str]:
-            torch.manual_seed(torch_seed(*unit.random("weights")))
+        def build(rows: np.ndarray) -> tuple[nn.Module, str]:
+            # the same first weights for every source of a repeat
+            torch.manual_seed(torch_seed("pretrain", unit.seed, unit.repeat, "weights"))
             network, head = build_network(budget.network, len(classes), dropout=budget.dropout, image_size=budget.image_size, channels=budget.channels)
             return network.to(device).to(memory_format=torch.channels_last), head
 
         place = Place(results, device, say, _tick(live), setting.logs, setting.compiled)
         fitting = Fitting(unit.key, unit.label, build, work.data, work.rows, work.inner, budget, unit.random(), place)
-        record = {"source": unit.source, "n_train": work.trained_on(budget), "classes": list(classes), "remarks": list(work.remarks), **_machine(device)}
+        record = {"source": unit.source, "n_train": work.trained_on(budget), "classes": list(classes), **_machine(device)}
         try:
             network, done = fitting.run()
         except NotEnoughData as error:
@@ -180,7 +179,7 @@ def finetune(
     device, data, test = resolve_device(setting.device), work.data, work.test
     record = {
         "source": unit.source, "target": unit.target, "fold": unit.fold_name, "seed": unit.repeat, "n_train": work.trained_on(unit.budget), "n_test": len(test),
-        "leaked": work.leaked, "classes": list(data.classes), "remarks": list(work.remarks), **_machine(device),
+        "leaked": work.leaked, "classes": list(data.classes), **_machine(device),
     }
     blocked = results.load_json(Pretrain.kind, start.pretraining) if start.pretraining else None
     if blocked is not None and "failed" in blocked:
@@ -190,8 +189,8 @@ def finetune(
     with reproducible(device, unit.budget.threads, deterministic=setting.deterministic):
         done: list[str] = []
 
-        def build() -> tuple[nn.Module, str]:
-            network, head, done[:] = starting_network(start, unit, data, work.rows, results, device)
+        def build(rows: np.ndarray) -> tuple[nn.Module, str]:
+            network, head, done[:] = starting_network(start, unit, data, rows, results, device)
             return network, head
 
         place = Place(results, device, say, _tick(live), setting.logs, setting.compiled)
