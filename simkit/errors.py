@@ -170,7 +170,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK402": "A weights file is truncated, or does not fit the network: names or shapes of its tensors differ.",
     # 5xx: statistics
     "SK501": "There are too few images, classes, folds, sources or targets for the question. The message says how many there are and are needed.",
-    "SK502": "The value is undefined (for example the correlation of a constant column). Undefined is reported as undefined, never as 0 or NaN.",
+    "SK502": "The value is undefined (for example the correlation of a constant column, or the AUC of a training whose loss became NaN). "
+             "Undefined is reported as undefined, never as 0 or NaN.",
     # 6xx: finished with gaps
     "SK601": "The command finished, but items were skipped or jobs failed. They are listed in the message, in `run.json`, and counted in the tables.",
     "SK999": "A bug in simkit. The traceback was written to the file named in the message; please report it.",

@@ -441,6 +441,19 @@ def _json_object(cls: Any) -> dict[str, Any]:
     return schema | ({"required": required} if required else {})
 
 
+def _json_finetune() -> dict[str, Any]:
+    """Schema of ``[finetune]``: the protocol's options, below the values of a preset."""
+    schema = _json_object(Protocol)
+    options = schema["properties"]
+    values = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "number", "minimum": 0}}
+    options["search"] |= {"additionalProperties": False, "properties": {
+        "lr": {**values, "items": {"type": "number", "exclusiveMinimum": 0}, "description": "learning rates that are tried"},
+        "weight_decay": {**values, "description": "weight decays that are tried"},
+    }}
+    options["seeds"] |= {"minItems": 1, "uniqueItems": True}
+    return schema | {"properties": {"protocol": {"enum": list(presets()), "default": "fair", "description": PRESETS_HELP}, **options}}
+
+
 def _json_components(registry: Registry) -> dict[str, Any]:
     """name -> schema of its options; names of the form module:Class are allowed with any options."""
     known = {}
@@ -480,8 +493,7 @@ def json_schema() -> dict[str, Any]:
         "datasets": {"type": "object", "minProperties": 1, "additionalProperties": dataset},
         "extractor": _json_spec(EXTRACTORS),
         "methods": {"anyOf": [{"type": "array", "minItems": 1, "items": method}, method]},
-        "finetune": _json_object(Protocol) | {"properties": {"protocol": {"enum": list(presets()), "default": "fair", "description": PRESETS_HELP},
-                                                             **_json_object(Protocol)["properties"]}},
+        "finetune": _json_finetune(),
         "correlate": _json_object(CorrelateOptions),
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "simkit study", **top, "required": ["targets", "datasets"]}

@@ -1,7 +1,7 @@
 """The command line. Help is answered from the table below; a command's module is imported when it is called, heavy libraries later still.
 
 Results go to stdout, everything else to stderr. Exit status: 0 ok; 1 a bug; 2 usage or configuration; 3 bad input data; 4 finished, but
-items were skipped or jobs failed; 5 resource; 6 integrity; 7 not enough data to answer; 130 and 143 signals.
+items were skipped (or, with status 1 and the same list, trainings failed); 5 resource; 6 integrity; 7 not enough data to answer; 130, 143 signals.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def cli() -> None:
     """
 
 
-class Terminated(Exception):
-    """SIGTERM arrived."""
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt no Exception, so that nothing takes it for a failure of its own."""
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -116,6 +116,10 @@ def entry(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         _silence(sys.stdout)
         return 141
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # click's own answer to it
+            return 141
+        raise
     except MemoryError:
         click.echo("error[SK301] out of memory\nfix: use smaller data sets, a smaller batch or `maximum`; finished work is kept", err=True)
         return 5

@@ -37,8 +37,12 @@ class Output(Progress):
         logger.setLevel(logging.INFO)
 
     def say(self, text: str) -> None:
-        if not self.quiet:
+        if self.quiet:
+            return
+        try:
             click.echo(text, err=True)
+        except BrokenPipeError:  # nobody reads the progress any more; the work goes on
+            self.quiet = True
 
     @contextmanager
     def counting(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
@@ -66,21 +70,18 @@ class Output(Progress):
         else:
             click.echo(text)
 
-    def failed(self, failures: Sequence[str]) -> int:
-        """Exit status 1, with the list, when trainings failed (a loss that is NaN, a fold without a metric); else 0."""
-        return 1 if self.finish(failures) else 0
-
-    def finish(self, incomplete: Sequence[str]) -> int:
-        """Exit status 4, with the list, when items were skipped or failed; else 0."""
-        if not incomplete:
+    def finish(self, incomplete: Sequence[str], *, failed: Sequence[str] = ()) -> int:
+        """The exit status, with the list: 1 when trainings failed (a loss that is NaN, a fold without a metric), 4 when other items were skipped, else 0."""
+        lines = [*failed, *incomplete]
+        if not lines:
             return 0
-        click.echo(f"error[SK601] finished, but {len(incomplete)} item{'s were' if len(incomplete) > 1 else ' was'} skipped or failed:", err=True)
-        for line in incomplete[:20]:
+        click.echo(f"error[SK601] finished, but {len(lines)} item{'s were' if len(lines) > 1 else ' was'} skipped or failed:", err=True)
+        for line in lines[:20]:
             click.echo(f"  {line}", err=True)
-        if len(incomplete) > 20:
-            click.echo(f"  ... and {len(incomplete) - 20} more (--json lists all)", err=True)
+        if len(lines) > 20:
+            click.echo(f"  ... and {len(lines) - 20} more (--json lists all)", err=True)
         click.echo("more: simkit explain SK601", err=True)
-        return 4
+        return 1 if failed else 4
 
 
 class _Lines:

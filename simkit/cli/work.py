@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from simkit.cli.output import Output, data_options, device_options, output_options, settings, width
+from simkit.cli.output import Output, check_outputs, data_options, device_options, output_options, settings, width
 from simkit.errors import UsageError
 
 cluster_option = click.option(
@@ -43,7 +43,7 @@ def run(
 
     output = Output(json_target, quiet)
     made = read_study(study)
-    made = replace(made, device=device or made.device)
+    made = replace(made, device=device or made.device, protocol=made.protocol and replace(made.protocol, device=device or made.protocol.device))
     if dry_run:
         Where.parse(cluster, jobs=jobs)
         made = replace(made, store=Path(store) if store else made.store, out=Path(out) if out else made.out)
@@ -61,7 +61,7 @@ def run(
         "correlation": results.correlation.as_dict() if results.correlation else None, "done": results.done_line, "incomplete": list(results.incomplete),
     }
     output.result(text, value, [str(results.page)])
-    return output.finish(results.incomplete)
+    return output.finish(results.incomplete, failed=results.failed)
 
 
 @click.command()
@@ -257,26 +257,27 @@ def finetune(
     """Pretrain on each source of STUDY, fine-tune on each target in k folds, and report the AUC of each held-out fold.
 
     Every finished run is kept, and each epoch of the others: after a kill the same command goes on. Several of these commands, on one or more
-    machines, share the work when they share the store. Exit status 1, with a list, when runs failed (such as a loss that became NaN).
+    machines, share the work when they share the store. Exit status 1, with a list, when runs failed (such as a loss that became NaN); 4 when images
+    could not be read.
     """
     from dataclasses import replace
 
     from simkit.files import check_writable
-    from simkit.pipeline import finetune as finetune_study
-    from simkit.pipeline.commands import transfer_plan
+    from simkit.pipeline.commands import finetuned, transfer_plan
     from simkit.study import read_study
 
     output = Output(json_target, quiet)
     made = read_study(study)
     made = replace(made, device=device or made.device)
-    for path in (out, predictions):
-        if path is not None:
-            check_writable(path)
+    made = replace(made, protocol=made.protocol and replace(made.protocol, device=device or made.protocol.device))
+    check_outputs([out, predictions, json_target], [study])
+    if tensorboard is not None:
+        check_writable(Path(tensorboard) / "events")
     if dry_run:
-        _, planned = transfer_plan(made, store=store, jobs=jobs, cluster=cluster, strict=strict, progress=output)
+        _, planned, _ = transfer_plan(made, store=store, jobs=jobs, cluster=cluster, strict=strict, progress=output)
         output.result("\n".join(planned.lines()), planned.as_dict(), [run.label for run in planned.todo])
         return 0
-    result = finetune_study(made, store=store, jobs=jobs, cluster=cluster, strict=strict, logs=tensorboard, progress=output)
+    result, skipped = finetuned(made, store=store, jobs=jobs, cluster=cluster, strict=strict, logs=tensorboard, progress=output)
     if out:
         result.table.to_csv(out)
         output.say(f"wrote {len(result.table)} rows to {out}")
@@ -287,10 +288,11 @@ def finetune(
     value = {
         "transfer": list(result.table.records), "answers": answers, "trained": result.made, "found": result.found,
         "leaky": [{"source": s, "target": t, "images": count} for (s, t), count in result.leaky.items()], "failures": [one.text for one in result.failures],
+        "skipped": [f"{one.dataset}: {one.key} skipped: {one.reason}" for one in skipped], "notes": list(result.notes),
     }
     ids = [f"{r['source']}\t{r['target']}\t{r['seed']}\t{r['fold']}\t{r['metric']}\t{r['value']!r}" for r in result.table.records]
     output.result(text, value, ids)
-    return output.failed([one.text for one in result.failures])
+    return output.finish([f"{one.dataset}: {one.key} skipped: {one.reason}" for one in skipped], failed=[one.text for one in result.failures])
 
 
 def _transfer_text(name: str, targets: tuple[str, ...], seed: int, result: Any) -> tuple[str, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -145,5 +146,24 @@ class Processes:
         self._say(f"a worker process was killed (most likely for lack of memory): {again}")
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that started it is gone: a killed simkit leaves nothing behind that holds memory or claims."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+_watched = False
+
+
+def _watch() -> None:
+    """Starts to look after the parent process, once."""
+    global _watched
+    if not _watched:
+        _watched = True
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
 def _numbered(index: int, task: Task, slots: Slots, *arguments: Any) -> tuple[int, Any]:
+    _watch()
     return index, task(None, *with_device(arguments, slots.device()))

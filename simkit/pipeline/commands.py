@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simkit.dataset import Dataset, DatasetCard
+from simkit.dataset import Dataset, DatasetCard, Skipped
 from simkit.errors import DataError, Problems, UsageError, nearest
 from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.execution import Where
@@ -271,24 +271,33 @@ def finetune(
     Returns:
         TransferResult: ``.table`` (TransferTable), ``.failures``, ``.leaky`` and what was made and found.
     """
-    made, planned = transfer_plan(study, store=store, jobs=jobs, cluster=cluster, strict=strict, progress=progress)
+    return finetuned(study, store=store, jobs=jobs, cluster=cluster, strict=strict, logs=logs, progress=progress)[0]
+
+
+def finetuned(
+    study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, cluster: str | None = None,
+    strict: bool = False, logs: str | os.PathLike[str] | None = None, progress: Progress | None = None,
+) -> tuple[TransferResult, tuple[Skipped, ...]]:
+    """:func:`finetune`, and the images that were left out because they cannot be read."""
+    place, planned, skipped = transfer_plan(study, store=store, jobs=jobs, cluster=cluster, strict=strict, progress=progress)
     if planned.todo:
-        made.prepare(need=planned.bytes)
-    return run_units(planned, progress=(progress or Progress()).say, jobs=jobs, cluster=cluster, logs=logs)
+        place.prepare(need=planned.bytes)
+    return run_units(planned, progress=(progress or Progress()).say, jobs=jobs, cluster=cluster, logs=logs), skipped
 
 
 def transfer_plan(
     study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, cluster: str | None = None,
     strict: bool = False, progress: Progress | None = None,
-) -> tuple[Store, TransferPlan]:
-    """The store and the plan of the fine-tuning of a study; everything is checked, nothing is trained."""
+) -> tuple[Store, TransferPlan, tuple[Skipped, ...]]:
+    """The store, the plan of the fine-tuning of a study, and the images that cannot be read; everything is checked, nothing is trained."""
     made = study if isinstance(study, Study) else read_study(study)
     if made.protocol is None:
         raise UsageError("SK104", f"{made.name}: finetune", "the study has no [finetune] table", "add one, for example: [finetune] with network = \"resnet18\"")
     Where.parse(cluster, jobs=jobs)
     place = Store(store if store is not None else made.store)
     kept = readable_datasets(made, place, progress or Progress(), strict=strict)
-    return place, plan_transfer(made, kept, place)
+    skipped = tuple(one for dataset in kept.values() for one in dataset.skipped)
+    return place, plan_transfer(made, kept, place, progress or Progress()), skipped
 
 
 def readable_datasets(study: Study, store: Store, progress: Progress, *, strict: bool) -> dict[str, Dataset]:

@@ -12,6 +12,7 @@ from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, Sim
 from simkit.estimators.comparison import Sampling
 from simkit.execution import duration
 from simkit.extractors.base import extract
+from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
 from simkit.pipeline.stages import check_projection, space_of, stored_card, strictly
 from simkit.recipe import digest
@@ -160,13 +161,14 @@ def _measured(study: Study) -> TransferTable | None:
     return table
 
 
-def plan_transfer(study: Study, datasets: Mapping[str, Dataset], store: Store) -> TransferPlan:
+def plan_transfer(study: Study, datasets: Mapping[str, Dataset], store: Store, progress: Progress | None = None) -> TransferPlan:
     """The plan of the fine-tuning runs; the study's device holds unless ``[finetune]`` names its own."""
     protocol = study.protocol
     assert protocol is not None
     if protocol.device == "auto":
         protocol = replace(protocol, device=study.device)
-    return plan_units(protocol, datasets, study.sources, study.targets, study.seed, store)
+    return plan_units(protocol, datasets, study.sources, study.targets, study.seed, store,
+                      progress=(progress or Progress()).say)
 
 
 def _all_strict(datasets: Mapping[str, Dataset]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 import simkit
 from simkit.dataset import Dataset, DatasetCard, Skipped, card_of
-from simkit.errors import NotEnoughData, UsageError
+from simkit.errors import DataError, NotEnoughData, UsageError
 from simkit.execution import Where
 from simkit.files import resource_errors, write_json, write_text
 from simkit.pipeline.planning import Plan, plan, plan_transfer
@@ -86,9 +86,12 @@ class Results:
         """What was skipped or failed although it was asked for, in words; empty when nothing was."""
         lines = [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in self.content.skipped]
         lines += [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in self.content.unavailable if u.method in self.asked]
-        if self.transfer is not None:
-            lines += [f"fine-tuning {f.text}" for f in self.transfer.failures]
-        return tuple(lines)
+        return (*lines, *self.failed)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The trainings that failed, in words."""
+        return () if self.transfer is None else tuple(f"fine-tuning {f.text}" for f in self.transfer.failures)
 
     @property
     def done_line(self) -> str:
@@ -213,7 +216,7 @@ def _finetune(made: Plan, kept: Mapping[str, Dataset], progress: Progress, *, jo
     if made.transfer is None:
         return None
     same = all(len(kept[name]) == len(made.readable[name]) for name in kept)
-    units = made.transfer if same else plan_transfer(made.study, kept, made.store)
+    units = made.transfer if same else plan_transfer(made.study, kept, made.store, progress)
     return run_units(units, progress=progress.say, jobs=jobs, cluster=cluster)
 
 
@@ -237,7 +240,9 @@ def _content(
         try:
             correlation = correlate(table, performance=performance, alias=aliases(options.alias, "correlate.alias"), permutations=options.permutations,
                                     bootstraps=options.bootstraps, seed=study.seed, allow_missing=True)
-        except NotEnoughData as error:
+        except (DataError, NotEnoughData) as error:
+            if isinstance(error, DataError) and any(row["performance"] is not None for row in performance.of_metric()):
+                raise  # not for want of values
             unavailable = (*unavailable, Unavailable("correlation", "", "", error.problems[0].message))
             progress.say(f"no correlation: {error.problems[0].message}")
     skipped: tuple[Skipped, ...] = tuple(s for dataset in kept.values() for s in dataset.skipped)

@@ -103,6 +103,10 @@ def _verify_file(path: Path, kind: str) -> None:
         read_ids(path)
     elif kind == "gathered":
         check_digest(path, read_header(path), ("x",))
+    elif kind in ("checkpoint", "finetune", "pretrain", "trial"):
+        from simkit.transfer.checkpoint import read_tensors
+
+        read_tensors(path)
     else:
         read_header(path)
 

@@ -103,7 +103,10 @@ class Checkpoints:
         found, damaged = [], []
         for path in self._paths:
             try:
-                found.append(read_tensors(path))
+                one = read_tensors(path)
+                if "epoch" not in one[1]:
+                    raise IntegrityError("SK401", str(path), "is another file than a checkpoint", "")
+                found.append(one)
             except FileNotFoundError:
                 continue
             except IntegrityError as error:

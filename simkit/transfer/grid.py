@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from simkit.dataset import Dataset
-from simkit.errors import IntegrityError, Problem, SimkitError, UsageError, nearest
+from simkit.errors import Problem, SimkitError, UsageError, nearest
 from simkit.recipe import digest
 from simkit.transfer.base import SCRATCH, Finetune, Pretrain, Results, Say
-from simkit.transfer.checkpoint import read_tensors
 from simkit.transfer.folds import Folds, given_folds, inner_split, make_folds, merged_groups, stratified_share
 from simkit.transfer.images import Listing, listing
 from simkit.transfer.notes import plan_notes
@@ -24,7 +23,7 @@ from simkit.transfer.overlap import check_remaining, shared_rows
 from simkit.transfer.pixels import looks_of
 from simkit.transfer.plan import Source, TransferPlan
 from simkit.transfer.protocol import Budget, Protocol
-from simkit.transfer.units import Start, pretrained_path
+from simkit.transfer.units import Start, pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -120,8 +119,9 @@ class _Planner:
         complete = not self.errors.problems
         origins, runs = self.grid() if complete else ({}, ())
         records = {run.key: self.results.load_json(Finetune.kind, run.key) for run in runs}
-        done = frozenset(key for key, record in records.items() if record is not None)
-        failed = sum("failed" in record for record in records.values() if record is not None)
+        finished = {key: record for key, record in records.items() if record is not None and self.whole(key, record)}
+        done = frozenset(finished)
+        failed = sum("failed" in record for record in finished.values())
         todo = [run for run in runs if run.key not in done]
         if todo or not complete:  # of a finished grid nobody needs to know the folds
             for target in self.targets:
@@ -133,6 +133,15 @@ class _Planner:
         if complete and not todo:
             return replace(plan, notes=plan_notes(plan, self.notes, None))
         return self.with_work(plan, todo, complete=complete)
+
+    def whole(self, key: str, record: Mapping[str, Any]) -> bool:
+        """Whether all that a finished run leaves is there; else it is done again."""
+        wanted = [] if "failed" in record else [".parquet", *([".safetensors"] if self.protocol.keep_networks else [])]
+        missing = [suffix for suffix in wanted if not self.results.path(Finetune.kind, key, suffix).is_file()]
+        if missing:
+            what = {".parquet": "predictions", ".safetensors": "network"}
+            self.note([f"{record['source']} -> {record['target']}, fold {record['fold']}: its {what[missing[0]]} are not in the store: the run is done again"])
+        return not missing
 
     def listed(self, name: str) -> Listing:
         """A data set in canonical order, decoded: images that look the same to the network are one image, in whatever files they lie."""
@@ -288,7 +297,7 @@ class _Planner:
         pretrainings: dict[str, Pretrain] = {}
         for run in todo:
             unit = plan.origins[run.key].pretraining
-            if unit is not None and unit.key not in pretrainings and not _pretrained(unit, self.results):
+            if unit is not None and unit.key not in pretrainings and not pretrained(self.results, unit.key):
                 pretrainings[unit.key] = unit
         units: list[Finetune | Pretrain] = [*pretrainings.values(), *todo]
         inner = errors.all({unit.key: partial(self.inner, plan, unit) for unit in units if unit.budget.validates}) if complete else {}
@@ -355,18 +364,6 @@ def _network(protocol: Protocol, classes: int = 2) -> tuple[nn.Module, str]:
     from simkit.transfer.networks import build_network
 
     return build_network(protocol.network, classes, dropout=protocol.dropout, image_size=protocol.image_size, channels=protocol.channels)
-
-
-def _pretrained(unit: Pretrain, results: Results) -> bool:
-    """Whether nothing is left to do for it: the weights are there and sound, or the training is known to diverge."""
-    record = results.load_json(Pretrain.kind, unit.key)
-    if record is None or "failed" in record:
-        return record is not None
-    try:
-        read_tensors(pretrained_path(results, unit.key))
-    except (FileNotFoundError, IntegrityError):
-        return False  # made again, and said so, by the run
-    return True
 
 
 def _images(plan: TransferPlan, unit: Finetune | Pretrain, inner: tuple[np.ndarray, np.ndarray] | None) -> int:

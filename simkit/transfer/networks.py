@@ -208,7 +208,7 @@ def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], 
         _adapt(network, given)
     wrong = _misfits(wanted, given)
     if wrong:
-        fits = "" if heads else fitting_network(state)
+        fits = "" if heads or any("NaN" in one for one in wrong) else fitting_network(state)
         fix = f"its tensors fit torchvision's {fits}: name that as network" if fits else (
             "give a state dict of the whole network, head included" if heads else
             "give a state dict of the network that [finetune] names (its head may have any number of classes)")

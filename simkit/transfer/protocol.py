@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -217,6 +218,11 @@ def protocol_of(values: Mapping[str, Any], where: str = "finetune") -> Protocol:
     if not isinstance(name, str) or name not in PRESETS:
         near = nearest(name, PRESETS) if isinstance(name, str) else ""
         problems.append(Problem("SK101", f"{where}.protocol", f"unknown protocol {name!r}{near}", f"give one of {', '.join(PRESETS)}"))
+    search = values.get("search")
+    for key, listed in search.items() if isinstance(search, Mapping) else ():
+        if not isinstance(listed, list | tuple) or not all(isinstance(one, int | float) and math.isfinite(one) for one in listed):
+            problems.append(Problem("SK102", f"{where}.search.{key}", f"{listed!r} is not a list of numbers", f"write {key} = [1e-3, 1e-4]"))
+            values.pop("search", None)
     merged = {**PRESETS.get(name if isinstance(name, str) else "", {}), **values}
     try:
         protocol = Protocol(**build_options(Protocol, merged, where))

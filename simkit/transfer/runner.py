@@ -28,7 +28,7 @@ from simkit.transfer.nodes import node_check
 from simkit.transfer.pixels import stored_pixels
 from simkit.transfer.plan import TransferPlan
 from simkit.transfer.progress import Clock
-from simkit.transfer.units import Setting, Start, Work, finetune, pretrain, pretrained_path
+from simkit.transfer.units import Setting, Start, Work, finetune, pretrain, pretrained
 
 __all__ = ["run_units"]
 
@@ -130,7 +130,7 @@ class _Grid:
 
     def ready(self, unit: Pretrain | Finetune) -> bool:
         """Whether nothing else of this grid has to be done first."""
-        return isinstance(unit, Pretrain) or not (start := self.plan.origins[unit.key].start).pretraining or _there(self.plan.results, start.pretraining)
+        return isinstance(unit, Pretrain) or not (start := self.plan.origins[unit.key].start).pretraining or pretrained(self.plan.results, start.pretraining)
 
     @contextmanager
     def workers(self, units: int) -> Iterator[tuple[Workers, Any]]:
@@ -203,7 +203,7 @@ def _task(
     if isinstance(unit, Pretrain):
         do = partial(pretrain, unit, _compact(work), results, setting=setting)
     else:
-        if results.load_json(Finetune.kind, unit.key) is None and start.pretraining and not _there(results, start.pretraining):
+        if results.load_json(Finetune.kind, unit.key) is None and start.pretraining and not pretrained(results, start.pretraining):
             return LATER
         do = partial(finetune, unit, start, work, results, average=average, setting=setting)
     claim = Claims(results).take(unit.key)
@@ -229,11 +229,6 @@ def _beating(claim: Claim) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _there(results: Results, key: str) -> bool:
-    record = results.load_json(Pretrain.kind, key)
-    return record is not None and ("failed" in record or pretrained_path(results, key).is_file())
 
 
 def _compact(work: Work) -> Work:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Labelled", "Setting", "Start", "Work", "finetune", "pretrain", "pretrained_path", "starting_network"]
+__all__ = ["Labelled", "Setting", "Start", "Work", "finetune", "pretrain", "pretrained", "pretrained_path", "starting_network"]
 
 UNFOLDED_ON = 256
 """Most images over which the statistics of folded batch norms are estimated."""
@@ -86,6 +86,18 @@ class Setting:
 def pretrained_path(results: Results, key: str) -> Path:
     """Where the weights of a pretraining are kept."""
     return results.path(Pretrain.kind, key, ".safetensors")
+
+
+def pretrained(results: Results, key: str) -> bool:
+    """Whether nothing is left to do for a pretraining: its weights are there and sound, or it is known to diverge."""
+    record = results.load_json(Pretrain.kind, key)
+    if record is None or "failed" in record:
+        return record is not None
+    try:
+        read_tensors(pretrained_path(results, key))
+    except (FileNotFoundError, IntegrityError):
+        return False
+    return True
 
 
 def starting_network(
@@ -174,7 +186,8 @@ def finetune(
     from simkit.transfer.metrics import metrics
 
     record = results.load_json(Finetune.kind, unit.key)
-    if record is not None:
+    wanted = [".parquet", *([".safetensors"] if setting.keep_networks else [])]
+    if record is not None and ("failed" in record or all(results.path(Finetune.kind, unit.key, suffix).is_file() for suffix in wanted)):
         return record
     device, data, test = resolve_device(setting.device), work.data, work.test
     record = {
