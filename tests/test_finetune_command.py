@@ -225,6 +225,65 @@ def test_broken_weights_are_refused_with_their_kind(tmp_path, capsys):
         assert f"{name}.pth" in said
 
 
+def test_no_output_replaces_the_study_or_another_output(tmp_path, capsys):
+    path = written(tmp_path)
+    before = path.read_text()
+    for arguments, words in ((["--predictions", str(path)], "study.toml is named for something else too"),
+                             (["--out", "x.csv", "--predictions", "x.csv"], "x.csv is named for something else too")):
+        assert entry(["finetune", str(path), *arguments]) == 2
+        assert words in capsys.readouterr().err
+    copy = tmp_path / "study.csv"
+    copy.write_text(before)
+    assert entry(["finetune", str(copy), "--out", str(copy)]) == 2
+    assert "SK107" in capsys.readouterr().err
+    assert copy.read_text() == path.read_text() == before
+
+
+def test_the_device_of_the_command_line_holds(tmp_path, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert entry(["finetune", str(written(tmp_path)), "--device", "cuda", "--dry-run"]) == 2
+    assert "SK106" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read_are_named_and_the_status_is_four(tmp_path, capsys):
+    from PIL import Image
+
+    for name in ("near", "target"):
+        for label in ("a", "b"):
+            (tmp_path / name / label).mkdir(parents=True)
+            for i in range(6):
+                noise = np.random.default_rng([i, ord(label), len(name)]).integers(0, 255, (16, 16), dtype=np.uint8)
+                Image.fromarray(noise).save(tmp_path / name / label / f"{i}.png")
+    (tmp_path / "target" / "a" / "broken.png").write_text("no image")
+    path = written(tmp_path)
+    text = re.sub(r"npz = \{path = \"(\w+)\.npz\".*\}", r'folder = {path = "\1"}', path.read_text())
+    path.write_text(text.replace("finetune_epochs = 2", "finetune_epochs = 1"))
+    assert entry(["finetune", str(path), "--jobs", "1", "--json", str(tmp_path / "t.json")]) == 4
+    assert "target: a/broken.png skipped: " in capsys.readouterr().err
+    assert json.loads((tmp_path / "t.json").read_text())["skipped"]
+
+
+def test_a_study_whose_trainings_all_failed_still_writes_its_page(tmp_path, capsys):
+    path = written(tmp_path, FINETUNE + 'optimizer = "sgd"\nlearning_rate = 1e30\n')
+    path.write_text(path.read_text().replace('store = "store"', 'store = "store"\nrepeats = 0\nmethods = ["source-size"]'))
+    assert entry(["run", str(path), "--jobs", "1", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "fine-tuning scratch -> target, fold 1, seed 0: training diverged" in said
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_nobody_reads_the_progress_and_the_work_goes_on(tmp_path):
+    path = written(tmp_path)
+    call = f"{sys.executable} -m simkit finetune {path} --jobs 1 --json {tmp_path / 't.json'}"
+    command = f"{call} 2>&1 >/dev/null | head -c 1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "0"
+    assert json.loads((tmp_path / "t.json").read_text())["trained"] == 5
+
+
 def test_a_folder_cannot_be_the_table(tmp_path, capsys):
     path = written(tmp_path)
     assert entry(["finetune", str(path), "--out", str(tmp_path)]) == 5

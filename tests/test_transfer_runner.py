@@ -17,7 +17,7 @@ from transfer_study import PROTOCOL, FolderResults, drawn, study, study_killed_a
 
 from simkit.dataset import Dataset
 from simkit.errors import DataError, NotEnoughData, ResourceError, SimkitError, UsageError
-from simkit.recipe import describe
+from simkit.recipe import describe, digest_bytes
 from simkit.registry import build_options
 from simkit.transfer import Protocol, plan_units, run_units, runner
 from simkit.transfer import grid as planning
@@ -509,3 +509,111 @@ def test_sources_of_a_fold_differ_in_their_weights_alone(tmp_path):
     assert result.made == 4
     by_source = {name: [row["value"] for row in result.table.records if row["source"] == name] for name in ("one", "two")}
     assert by_source["one"] == by_source["two"]
+
+
+# --- after review --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_look_the_same_are_shared_whatever_their_digest(tmp_path):
+    """A reader with other rules, or another file format, gives another digest of the same pixels."""
+    datasets = overlapping()
+    reader = datasets["overlap"].reader
+
+    class OtherRules(type(reader)):
+        def digest(self, index):
+            return digest_bytes(b"other rules", super().digest(index).encode())
+
+    other = replace(datasets["overlap"], reader=OtherRules(reader.images))
+    assert not set(other.digests) & set(datasets["target"].digests)
+    plan = plan_units(PROTOCOL, {"overlap": other, "target": datasets["target"]}, ["overlap"], ["target"], 1, FolderResults(tmp_path))
+    assert sum(origin.removed for origin in plan.origins.values()) == 5
+    both = {"overlap": other, "target": datasets["target"]}
+    marked = plan_units(replace(PROTOCOL, overlap="mark"), both, ["overlap"], ["target"], 1, FolderResults(tmp_path))
+    assert sum(origin.leaked or 0 for origin in marked.origins.values()) == 5
+
+
+def test_patients_of_the_source_go_with_their_images_and_shared_names_are_said(tmp_path):
+    datasets = overlapping()
+    groups = ("p1", "p1", "p2", "p2", "p3", *("p1",) * 2, *("q",) * 6)
+    grouped = replace(datasets["overlap"], groups=groups)
+    target = replace(datasets["target"], groups=tuple(f"p{i % 12}" for i in range(12)))
+    plan = plan_units(PROTOCOL, {"overlap": grouped, "target": target}, ["overlap"], ["target"], 1, FolderResults(tmp_path))
+    assert any("overlap -> target: 3 patient names are in both (such as 'p1')" in note for note in plan.notes)
+    for run in plan.runs:
+        origin = plan.origins[run.key]
+        if run.source != "overlap":
+            continue
+        one = plan.listings["overlap"]
+        tested = {plan.listings["target"].identities[i] for i in plan.folds["target", 0].test[run.fold]}
+        patients = {one.groups[i] for i in range(len(one)) if one.identities[i] in tested}
+        assert not patients & {one.groups[i] for i in origin.rows}
+        assert "3 patient names are in source and target" in origin.remarks
+
+
+def test_given_splits_whose_patients_cross_are_flagged_when_patients_are_ignored(tmp_path):
+    target = drawn("target", 16, splits=("train",) * 8 + ("test",) * 8, groups=tuple(f"p{i % 4}" for i in range(16)))
+    protocol = replace(PROTOCOL, groups="ignore", finetune_epochs=1)
+    result = study(tmp_path, target=target, protocol=protocol)
+    assert {row["flags"] for row in result.table.records} == {"folds ignore patients"}
+
+
+def test_each_protocol_seed_pretrains_anew(tmp_path):
+    datasets = {"source": drawn("source", 16, 3, seed=1), "target": drawn("target", 12)}
+    plan = plan_units(replace(PROTOCOL, seeds=(0, 3)), datasets, ["source"], ["target"], 1, FolderResults(tmp_path))
+    assert [unit.repeat for unit in plan.pretrainings] == [0, 3]
+    assert [unit.label for unit in plan.pretrainings] == ["pretraining on source", "pretraining on source, seed 3"]
+
+
+def test_a_refit_uses_the_given_validation_part_too(tmp_path):
+    target = drawn("target", 24, splits=("train",) * 10 + ("val",) * 6 + ("test",) * 8)
+    protocol = replace(PROTOCOL, early_stopping=2, refit=True)
+    assert {row["n_train"] for row in study(tmp_path / "refit", target=target, protocol=protocol).table.records} == {16}
+    assert {row["n_train"] for row in study(tmp_path / "kept", target=target, protocol=replace(protocol, refit=False)).table.records} == {10}
+
+
+def test_frozen_batch_norms_need_statistics(tmp_path):
+    with pytest.raises(UsageError, match=r"SK102\] finetune.batch_norm: random weights \(scratch\) have no statistics that could stay frozen"):
+        replace(PROTOCOL, batch_norm="frozen")
+    frozen = replace(PROTOCOL, batch_norm="frozen", sources=())
+    assert frozen.pretraining().batch_norm == "train"
+    assert frozen.finetuning().batch_norm == "frozen"
+
+
+def test_missing_predictions_and_networks_are_made_again(tmp_path):
+    first = study(tmp_path, target=drawn("target", 12))
+    next((tmp_path / "finetune").glob("*.parquet")).unlink()
+    plan = plan_units(PROTOCOL, {"target": drawn("target", 12)}, [], ["target"], 1, FolderResults(tmp_path))
+    assert [note for note in plan.notes if "its predictions are not in the store: the run is done again" in note]
+    again = run_units(plan)
+    assert (again.made, again.table.untimed.records) == (1, first.table.untimed.records)
+    kept = study(tmp_path, target=drawn("target", 12), protocol=replace(PROTOCOL, keep_networks=True))
+    assert kept.made == 2
+    assert len(list((tmp_path / "finetune").glob("*.safetensors"))) == 2
+
+
+def test_a_damaged_pretraining_is_made_again_by_processes_too(whole, tmp_path):
+    _, expected, _ = whole
+    study(tmp_path)
+    for record in (tmp_path / "finetune").iterdir():
+        record.unlink()
+    (weights,) = (tmp_path / "pretrain").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-50])
+    again = study(tmp_path, jobs=2)
+    assert (again.made, again.table.untimed.records) == (5, expected.table.untimed.records)
+
+
+def test_the_gain_over_a_leaky_baseline_is_flagged(tmp_path):
+    datasets = {"source": drawn("source", 8, 3, seed=1), "target": drawn("target", 12)}
+    protocol = replace(PROTOCOL, self_pairs=True, baseline="self", overlap="mark", finetune_epochs=1, pretrain_epochs=1)
+    result = run_units(plan_units(protocol, datasets, ["source", "target"], ["target"], 1, FolderResults(tmp_path)))
+    gains = [row for row in result.table.records if row["metric"] == "relative-gain" and row["source"] == "source"]
+    assert len(gains) == 2
+    assert all("leaky baseline: 6 of 6 test images are in it" in row["flags"] for row in gains)
+
+
+def test_failed_runs_are_counted_in_the_plan(tmp_path):
+    protocol = replace(PROTOCOL, learning_rate=1e30, optimizer="sgd", pretrain_epochs=4)
+    study(tmp_path, protocol=protocol, target=drawn("target", 12))
+    plan = plan_units(protocol, {"target": drawn("target", 12)}, [], ["target"], 1, FolderResults(tmp_path))
+    assert plan.lines()[0].startswith("transfer: 2 runs, 2 already there (2 of them failed: the same recipe is not tried again); 0 pretrainings and ")
+    assert plan.as_dict()["failed"] == 2

@@ -270,7 +270,8 @@ def finetune(
     made = read_study(study)
     made = replace(made, device=device or made.device)
     made = replace(made, protocol=made.protocol and replace(made.protocol, device=device or made.protocol.device))
-    check_outputs([out, predictions, json_target], [study])
+    check_outputs([out, json_target], [study])
+    _check_predictions(predictions, [out, json_target, study])
     if tensorboard is not None:
         check_writable(Path(tensorboard) / "events")
     if dry_run:
@@ -293,6 +294,17 @@ def finetune(
     ids = [f"{r['source']}\t{r['target']}\t{r['seed']}\t{r['fold']}\t{r['metric']}\t{r['value']!r}" for r in result.table.records]
     output.result(text, value, ids)
     return output.finish([f"{one.dataset}: {one.key} skipped: {one.reason}" for one in skipped], failed=[one.text for one in result.failures])
+
+
+def _check_predictions(path: str | None, others: list[str | None]) -> None:
+    """The Parquet file can be written, and is none of the other files of the command."""
+    from simkit.files import check_writable
+
+    if path is None:
+        return
+    if any(other is not None and Path(other).resolve() == Path(path).resolve() for other in others):
+        raise UsageError("SK107", "--predictions", f"{path} is named for something else too", "give the predictions a file of their own")
+    check_writable(path)
 
 
 def _transfer_text(name: str, targets: tuple[str, ...], seed: int, result: Any) -> tuple[str, dict[str, str]]:
