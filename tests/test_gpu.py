@@ -84,7 +84,7 @@ def test_a_study_runs_on_the_device(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(study_text(tmp_path, finetune=FINETUNE, extra='device = "cuda"'))
     results = simkit.run(tmp_path / "s.toml")
     assert results.performance is not None
-    assert len(results.performance) == 6
+    assert len(results.performance.of_metric()) == 6
     assert "CUDA" in results.content.provenance["device"]
 
 
@@ -106,3 +106,67 @@ def test_tensors_on_the_device_are_read() -> None:
     rng = np.random.default_rng(0)
     sides = [torch.from_numpy(rng.normal(size=(200, 16)).astype(np.float32)) for _ in range(2)]
     assert simkit.compare("energy", *(side.cuda() for side in sides)).value == pytest.approx(simkit.compare("energy", *sides).value, rel=1e-6)
+
+
+# --- fine-tuning -----------------------------------------------------------------------------------------------------------------------------
+
+
+def tiny(folder: Path, **changes: Any) -> Any:
+    """A small grid of drawn images on the device."""
+    from dataclasses import replace
+
+    from transfer_study import PROTOCOL, drawn, study
+
+    protocol = replace(PROTOCOL, device="cuda", network="resnet18", image_size=64, **changes)
+    return study(folder, source=drawn("source", 32, 3, seed=1), target=drawn("target", 48), protocol=protocol)
+
+
+def values_of(result: Any) -> np.ndarray:
+    return np.array([row["performance"] for row in result.table.of_metric()])
+
+
+def test_training_on_the_device_repeats_itself(tmp_path: Path) -> None:
+    assert values_of(tiny(tmp_path / "one")) == pytest.approx(values_of(tiny(tmp_path / "two")), abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_training_in_every_precision_learns_what_the_cpu_learns(tmp_path: Path, precision: str) -> None:
+    changes = {"finetune_epochs": 12, "pretrain_epochs": 6, "precision": precision}
+    assert values_of(tiny(tmp_path / precision, **changes)).mean() > 0.8
+
+
+@pytest.mark.parametrize("augmentation", ["none", "paper", "randaugment"])
+def test_every_augmentation_runs_on_the_device(tmp_path: Path, augmentation: str) -> None:
+    result = tiny(tmp_path, augmentation=augmentation, finetune_epochs=1, pretrain_epochs=1)
+    assert not result.failures
+
+
+def test_a_training_set_lies_on_the_device_or_comes_there_in_time() -> None:
+    from simkit.transfer.feed import Feed
+
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 3, 8, 8), dtype=np.uint8)
+    labels = np.arange(100) % 3
+    parts = np.array_split(np.random.default_rng(1).permutation(90), 7)
+    resident, travelling = (Feed(pixels, np.arange(5, 95), labels, torch.device("cuda"), resident=whole) for whole in (True, False))
+    for (a, la), (b, lb), part in zip(resident.batches(parts), travelling.batches(parts), parts, strict=True):
+        assert a.is_cuda
+        assert torch.equal(a, b)
+        assert torch.equal(la, lb)
+        assert np.array_equal(a.cpu().numpy(), pixels[5:95][part])
+
+
+def test_a_step_that_does_not_fit_is_taken_in_parts(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from transfer_study import PROTOCOL, drawn, study
+
+    protocol = replace(PROTOCOL, device="cuda", network="resnet18", image_size=224, batch_size=128, finetune_epochs=1, folds=2, augmentation="none")
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(2.5e9 / torch.cuda.get_device_properties(0).total_memory)
+    lines: list[str] = []
+    try:
+        result = study(tmp_path, target=drawn("target", 256, side=64), protocol=protocol, progress=lines.append)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert not result.failures
+    assert any("out of memory: each step of 128 images is now taken in" in line for line in lines)
