@@ -84,7 +84,7 @@ def scored(setting: Setting, study: Path, arguments: argparse.Namespace) -> list
     targets = [part for target in setting.targets for part in ("--target", target)]
     outcome = setting.work / "distance.json"
     text = simkit("distance", *setting.sources, *targets, "--study", str(study), "--method", "all", "--extractor", "checkpoint", *extractor, "--seed", "1",
-                  "--device", arguments.device, "--store", str(arguments.store), "--out", str(arguments.out / "scores.csv"), "--json", str(outcome),
+                  "--repeats", str(arguments.repeats), "--device", arguments.device, "--store", str(arguments.store), "--out", str(arguments.out / "scores.csv"), "--json", str(outcome),
                   allowed=(0, 4))
     (arguments.out / "scores.txt").write_text(text)
     return _grouped(json.loads(outcome.read_text())["unavailable"])
@@ -184,6 +184,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning")
     parser.add_argument("--pretrain-epochs", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=10, help="half-samples for the intervals and floors of the scores")
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one a core, or one a GPU")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--quick", action="store_true", help="a smoke test: 1 epoch, 3 data sets and 2 other sources, 1 target")
