@@ -23,7 +23,7 @@ from simkit.transfer.overlap import check_remaining, shared_rows
 from simkit.transfer.pixels import looks_of
 from simkit.transfer.plan import Source, TransferPlan
 from simkit.transfer.protocol import Budget, Protocol
-from simkit.transfer.units import Start, pretrained
+from simkit.transfer.units import Start, missing_files, pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -136,11 +136,10 @@ class _Planner:
 
     def whole(self, key: str, record: Mapping[str, Any]) -> bool:
         """Whether all that a finished run leaves is there; else it is done again."""
-        wanted = [] if "failed" in record else [".parquet", *([".safetensors"] if self.protocol.keep_networks else [])]
-        missing = [suffix for suffix in wanted if not self.results.path(Finetune.kind, key, suffix).is_file()]
+        missing = missing_files(self.results, key, record, keep_networks=self.protocol.keep_networks)
         if missing:
-            what = {".parquet": "predictions", ".safetensors": "network"}
-            self.note([f"{record['source']} -> {record['target']}, fold {record['fold']}: its {what[missing[0]]} are not in the store: the run is done again"])
+            run = f"{record['source']} -> {record['target']}, fold {record['fold']}"
+            self.note([f"{run}: its {' and '.join(missing)} {'are' if missing[0] == 'predictions' else 'is'} not in the store: the run is done again"])
         return not missing
 
     def listed(self, name: str) -> Listing:

@@ -28,7 +28,7 @@ from simkit.transfer.nodes import node_check
 from simkit.transfer.pixels import stored_pixels
 from simkit.transfer.plan import TransferPlan
 from simkit.transfer.progress import Clock
-from simkit.transfer.units import Setting, Start, Work, finetune, pretrain, pretrained
+from simkit.transfer.units import Setting, Start, Work, finetune, missing_files, pretrain, pretrained
 
 __all__ = ["run_units"]
 
@@ -203,7 +203,9 @@ def _task(
     if isinstance(unit, Pretrain):
         do = partial(pretrain, unit, _compact(work), results, setting=setting)
     else:
-        if results.load_json(Finetune.kind, unit.key) is None and start.pretraining and not pretrained(results, start.pretraining):
+        record = results.load_json(Finetune.kind, unit.key)
+        done = record is not None and not missing_files(results, unit.key, record, keep_networks=setting.keep_networks)
+        if not done and start.pretraining and not pretrained(results, start.pretraining):
             return LATER
         do = partial(finetune, unit, start, work, results, average=average, setting=setting)
     claim = Claims(results).take(unit.key)

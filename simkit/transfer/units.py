@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Labelled", "Setting", "Start", "Work", "finetune", "pretrain", "pretrained", "pretrained_path", "starting_network"]
+__all__ = ["Labelled", "Setting", "Start", "Work", "finetune", "missing_files", "pretrain", "pretrained", "pretrained_path", "starting_network"]
 
 UNFOLDED_ON = 256
 """Most images over which the statistics of folded batch norms are estimated."""
@@ -98,6 +98,14 @@ def pretrained(results: Results, key: str) -> bool:
     except (FileNotFoundError, IntegrityError):
         return False
     return True
+
+
+def missing_files(results: Results, key: str, record: Mapping[str, Any], *, keep_networks: bool) -> list[str]:
+    """What a finished run should have left beside its record and has not, in words: such a run is done again."""
+    if "failed" in record:
+        return []
+    wanted = {"predictions": ".parquet"} | ({"network": ".safetensors"} if keep_networks else {})
+    return [what for what, suffix in wanted.items() if not results.path(Finetune.kind, key, suffix).is_file()]
 
 
 def starting_network(
@@ -186,8 +194,7 @@ def finetune(
     from simkit.transfer.metrics import metrics
 
     record = results.load_json(Finetune.kind, unit.key)
-    wanted = [".parquet", *([".safetensors"] if setting.keep_networks else [])]
-    if record is not None and ("failed" in record or all(results.path(Finetune.kind, unit.key, suffix).is_file() for suffix in wanted)):
+    if record is not None and not missing_files(results, unit.key, record, keep_networks=setting.keep_networks):
         return record
     device, data, test = resolve_device(setting.device), work.data, work.test
     record = {
