@@ -139,16 +139,18 @@ EXPLANATIONS: dict[str, str] = {
              "they are percent with --metric 'auc in percent'. A column that is no measure at all is avoided by naming the measures with --method.",
     "SK204": "The same row key appears twice (for example one source-target pair with two values); nothing says which row counts. Look whether a "
              "row was copied, and whether a column that tells the rows apart was not understood: in a long table the columns are called 'method' "
-             "and 'value', repeated runs (folds, seeds) are told apart by 'replicate', repeated scores by 'value_replicate'. Rename the column or remove "
-             "one of the rows; `correlate` and `recommend` average rows of the same key with --aggregate mean.",
+             "and 'value', repeated runs (folds, seeds) are told apart by 'replicate', repeated scores by 'value_replicate'; in a table of "
+             "`simkit finetune` they are told apart by fold, seed and metric. Rename the column or remove one of the rows; `correlate` and `recommend` "
+             "average rows of the same key with --aggregate mean.",
     "SK205": "A manifest names a file that is missing, or that lies outside its base folder; or an archive holds a member that would (.. or an absolute "
              "path), a link, a device, an encrypted member, or one that unpacks to far more than is allowed.",
     "SK206": "An image cannot be read: truncated, empty, or not an image. By default such images are skipped, named, counted in every table made "
              "from the data set, and the exit status is 4; `--strict` stops before the work.",
     "SK207": "An image is of a kind that has no single right conversion to 8 bit (16-bit, signed, 32-bit, float). Declare the conversion by `intensity` "
              "(full-range, 12-bit, window, percentile, image-percentile); a guess would saturate it: the common loaders turn a 16-bit X-ray into 11 grey "
-             "levels. Of animated and multi-page files the first frame is read, and that is said; `frames` chooses otherwise.",
-    "SK208": "A method needs labels (or two classes at least) and the data set has none.",
+             "levels. Of animated and multi-page files the first frame is read, and that is said; `frames` chooses otherwise. Also: an image has another "
+             "number of channels than the network takes. Only grey becomes colour and colour grey; for others set `channels` in [finetune].",
+    "SK208": "A method needs labels (or two classes at least) and the data set has none; or it takes one label an image and the data set has several.",
     "SK209": "Two tables that should be joined do not name the same things. The message lists the pairs and the names that have no partner, with the "
              "nearest spelling: names must be the same to the letter, case included. Correct them, or say that two names mean the same data set with "
              "--alias A=B (once for each pair of names). `correlate` and `recommend` leave pairs that only one table has out and count them with "
@@ -173,7 +175,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK502": "The value is undefined (for example the correlation of a constant column, or the AUC of a training whose loss became NaN). "
              "Undefined is reported as undefined, never as 0 or NaN.",
     # 6xx: finished with gaps
-    "SK601": "The command finished, but items were skipped or jobs failed. They are listed in the message, in `run.json`, and counted in the tables.",
+    "SK601": "The command finished, but items were skipped (exit status 4) or trainings failed (exit status 1). They are listed in the message, in the JSON "
+             "result and in `run.json`, and counted in the tables.",
     "SK999": "A bug in simkit. The traceback was written to the file named in the message; please report it.",
 }
 """What each code means; printed by ``simkit explain CODE``."""

@@ -208,9 +208,9 @@ def test_copies_and_patients_of_the_test_part_are_left_out_of_training_and_count
     assert split.test[0].tolist() == [8, 9, 10, 11]
     assert split.train(0).tolist() == [4, 5]
     assert split.notes == (
-        "1 training image is byte-identical to test images: left out of training",
+        "1 training image is the same as test images: left out of training",
         "1 patient is in training and test: their 2 training images are left out of training",
-        "3 training images are of patients who share a byte-identical image with patients of the test part: left out of training",
+        "3 training images are of patients who share an image with patients of the test part: left out of training",
     )
     ungrouped = given_of(labels, ["train"] * 8 + ["test"] * 4, digests=digests)
     assert ungrouped is not None
@@ -223,7 +223,7 @@ def test_copies_on_the_validation_side_are_said():
     split = given_of([0, 1] * 4, ["train"] * 4 + ["val"] * 2 + ["test"] * 2, digests=digests, use_validation=True)
     assert split is not None
     assert split.validation(0).tolist() == [4, 5]
-    assert split.notes == ("1 validation image is byte-identical to training images: what is chosen on the given validation part may be too optimistic",)
+    assert split.notes == ("1 validation image is the same as training images: what is chosen on the given validation part may be too optimistic",)
 
 
 @pytest.mark.parametrize(("labels", "use_validation", "missing"), [  # faults 116 and 118: a fold without a class has no AUC
@@ -240,7 +240,7 @@ def test_a_given_part_without_a_class_is_refused_with_counts(labels, use_validat
 
 def test_a_class_that_is_lost_to_copies_is_refused_with_the_reason():
     digests = ["a", "b", "c", "d", "e", "b"]
-    match = r"class 'malignant' in train \(images: train 3: .*; 1 training image is byte-identical to test images: left out of training\)"
+    match = r"class 'malignant' in train \(images: train 3: .*; 1 training image is the same as test images: left out of training\)"
     with pytest.raises(NotEnoughData, match=match):
         given_of([0, 1, 0, 0, 0, 1], ["train"] * 4 + ["test"] * 2, digests=digests)
 

@@ -16,7 +16,7 @@ def test_test_images_are_found_in_the_source():
     removal = shared_rows(["a", "b", "c", "b"], None, {"b", "x"})
     assert removal.rows.tolist() == [1, 3]
     assert (len(removal), removal.identical, removal.related, removal.patients) == (2, 2, 0, 0)
-    assert removal.text == "2 images are byte-identical to test images"
+    assert removal.text == "2 images are the same as test images"
 
 
 def test_sets_that_share_nothing_lose_nothing():
@@ -30,14 +30,14 @@ def test_the_whole_patient_of_a_test_image_is_taken_out():
     removal = shared_rows(list("abcdef"), ["p", "q", "p", "r", "q", "p"], ["a"])
     assert removal.rows.tolist() == [0, 2, 5]
     assert (removal.identical, removal.related, removal.patients) == (1, 2, 1)
-    assert removal.text == "1 image is byte-identical to test images, 2 more are of the same patient"
+    assert removal.text == "1 image is the same as test images, 2 more are of the same patient"
 
 
 def test_a_patient_who_shares_an_image_with_such_a_patient_is_taken_out_too():
     # p holds the test image a; p and q hold the same image c: one person under two names, as in the folds
     removal = shared_rows(["a", "c", "c", "d", "e"], ["p", "p", "q", "q", "r"], ["a"])
     assert removal.rows.tolist() == [0, 1, 2, 3]
-    assert removal.text == "1 image is byte-identical to test images, 3 more are of the same 2 patients"
+    assert removal.text == "1 image is the same as test images, 3 more are of the same 2 patients"
 
 
 def test_a_class_that_loses_all_of_its_images_is_named():
@@ -52,7 +52,7 @@ def test_a_class_that_loses_all_of_its_images_is_named():
 
 
 @pytest.mark.parametrize(("rows", "left"), [
-    ([0, 1, 2], r"images of 1 class are left .*needs two \(3 images are byte-identical to test images; left: x 0 of 3, y 2 of 2, z 0 of 0\)"),
+    ([0, 1, 2], r"images of 1 class are left .*needs two \(3 images are the same as test images; left: x 0 of 3, y 2 of 2, z 0 of 0\)"),
     ([0, 1, 2, 3, 4], r"images of 0 classes are left .*left: x 0 of 3, y 0 of 2, z 0 of 0\)"),
 ])
 def test_fewer_than_two_classes_are_refused_with_the_remedy(rows, left):

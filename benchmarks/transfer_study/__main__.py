@@ -84,8 +84,8 @@ def scored(setting: Setting, study: Path, arguments: argparse.Namespace) -> list
     targets = [part for target in setting.targets for part in ("--target", target)]
     outcome = setting.work / "distance.json"
     text = simkit("distance", *setting.sources, *targets, "--study", str(study), "--method", "all", "--extractor", "checkpoint", *extractor, "--seed", "1",
-                  "--repeats", str(arguments.repeats), "--device", arguments.device, "--store", str(arguments.store), "--out", str(arguments.out / "scores.csv"), "--json", str(outcome),
-                  allowed=(0, 4))
+                  "--repeats", str(arguments.repeats), "--device", arguments.device, "--store", str(arguments.store),
+                  "--out", str(arguments.out / "scores.csv"), "--json", str(outcome), allowed=(0, 4))
     (arguments.out / "scores.txt").write_text(text)
     return _grouped(json.loads(outcome.read_text())["unavailable"])
 

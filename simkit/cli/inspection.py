@@ -120,14 +120,22 @@ folder = {{path = "first/"}}                # one folder per class
 [datasets.second]
 npz = {{path = "second.npz"}}               # MedMNIST's layout
 
-# Transfer results that you have already (source, target, replicate, performance, metric):
+# Transfer results that you have already (source, target, fold, seed, metric, value; or source, target, replicate, performance):
 # transfer = "results.csv"
-# or let simkit measure them:
+# or let simkit measure them (`simkit finetune {name} --dry-run` tells the time that it will take):
 [finetune]
-network = "resnet18"
+network = "resnet18"                      # any classification network of torchvision, or timm:NAME
 image_size = 64
-folds = 5
-sources = ["scratch"]                     # "imagenet" for torchvision's weights
+folds = 5                                 # a target with a given test part is scored on that instead; splits = "ignore" deals it too
+sources = ["scratch"]                     # random weights; "imagenet" for torchvision's weights
+# weights = {{birds = "birds.pth"}}         # weights files, torchvision:ENTRY or timm:NAME as more sources
+# seeds = [0, 1, 2]                       # repeats, each with its own folds and pretraining
+# pretrain_epochs = 20
+# finetune_epochs = 20
+# mode = "full"                           # or frozen, probe-then-full, last-stages
+# search = {{lr = [1e-3, 1e-4]}}            # the same for every pair, on an inner validation split
+# baseline = "scratch"                    # adds the relative gain over it
+# protocol = "cats-scans"                 # the set-up of arXiv 2107.05940; the options above override its own
 '''
 
 

@@ -158,7 +158,9 @@ def table_options(command: F) -> F:
         click.option("--distance", "distances", multiple=True, metavar="NAME[,...]", help="State that a method is a distance: lower means more similar."),
         click.option("--similarity", "similarities", multiple=True, metavar="NAME[,...]",
                      help="State that a method is a similarity: higher means more similar."),
-        click.option("--metric", default=None, help="What the performance is, such as auc (then it must lie in 0..1)."),
+        click.option("--metric", default=None,
+                     help="What the performance is, such as auc (then it must lie in 0..1); of a transfer table with several metrics "
+                     "(of `simkit finetune`), whose rows are taken (default: those of the AUC)."),
         click.option("--alias", multiple=True, metavar="A=B", help="Two names of the same data set: their pairs count as self pairs."),
         click.option("--allow-missing", is_flag=True, help="Leave out empty cells and pairs without a partner, counted (default: an error that lists them)."),
         click.option("--aggregate", type=click.Choice(["mean"]), default=None, help="Average rows with the same key (default: an error that names them)."),

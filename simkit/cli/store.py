@@ -197,7 +197,7 @@ def verify(store: str | None, repair: bool, json_target: str | None, quiet: bool
 @store.command()
 @_place
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="What to delete, as `simkit store list` names it, or temporaries, or all. "
-              "Default: what no later command misses (gathered, quarantine, temporaries).")
+              "Default: what no later command misses (claims, gathered, pixels, quarantine, temporaries).")
 @click.option("--extractor", default="", metavar="PREFIX", help="Only embeddings of the extractor whose key starts so.")
 @click.option("--older-than", type=click.FloatRange(0), default=0.0, metavar="DAYS", help="Only what was not used for so many days.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")

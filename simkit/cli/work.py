@@ -244,7 +244,8 @@ def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any
 @click.option("--out", type=click.Path(), default=None, help="Also write the results to this CSV file (one row a fold and metric).")
 @click.option("--predictions", type=click.Path(), default=None, help="Also write the prediction of each test image to this Parquet file.")
 @click.option("--tensorboard", type=click.Path(), default=None, metavar="FOLDER", help="Write TensorBoard logs of every training into this folder.")
-@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Runs at a time, each in its own process; 0: one a core, or one a GPU.")
+@click.option("--jobs", type=click.IntRange(0), default=0, show_default=True,
+              help="Runs at a time, in processes of their own; 0: one per GPU, or one per `threads` cores.")
 @cluster_option
 @click.option("--store", type=click.Path(), default=None, help="Root of the store.")
 @click.option("--strict", is_flag=True, help="Stop before the work when an image cannot be read.")

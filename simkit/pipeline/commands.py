@@ -32,10 +32,10 @@ DataLike = str | os.PathLike[str] | Dataset
 
 
 def load(data: DataLike, *, name: str | None = None, study: Study | str | os.PathLike[str] | None = None, **options: Any) -> Dataset:
-    """A data set from a folder with one folder per class, a CSV manifest, an .npz in MedMNIST's layout, ``samples:NAME``, or a study file's name.
+    """A data set from a path or name that one of the sources reads (`simkit list`: folder, table, zip, npz, ...), or a study file's name.
 
     Args:
-        data: path, ``samples:NAME``, or a name of ``study``.
+        data: path, ``SOURCE:NAME`` such as ``samples:digits``, or a name of ``study``.
         name: what the data set is called in tables; default: the file's or folder's name.
         study: a study file (or Study) whose data set names ``data`` may use.
         **options: options of the source (`simkit list folder`, `table`, `npz`).
@@ -261,7 +261,7 @@ def finetune(
     Args:
         study: a study file with a ``[finetune]`` table, or a Study.
         store: root of the store.
-        jobs: runs at a time, each in its own process; 0: one per GPU, or per core.
+        jobs: runs at a time, each in its own process; 0: one per GPU, or one per ``threads`` CPU cores.
         cluster: "ray", "ray:auto" or "ray:HOST:PORT": runs go to a Ray cluster, whose machines must all see the store (see
             :func:`~simkit.transfer.run_units`).
         strict: refuse images that cannot be read.
@@ -269,7 +269,7 @@ def finetune(
         progress: told what happens.
 
     Returns:
-        TransferResult: ``.table`` (TransferTable), ``.failures``, ``.leaky`` and what was made and found.
+        TransferResult: ``.table`` (TransferTable), ``.failures``, ``.leaky``, ``.notes``, ``.predictions`` (writes them to a file) and what was made and found.
     """
     return finetuned(study, store=store, jobs=jobs, cluster=cluster, strict=strict, logs=logs, progress=progress)[0]
 
@@ -289,7 +289,10 @@ def transfer_plan(
     study: Study | str | os.PathLike[str], *, store: str | os.PathLike[str] | None = None, jobs: int = 1, cluster: str | None = None,
     strict: bool = False, progress: Progress | None = None,
 ) -> tuple[Store, TransferPlan, tuple[Skipped, ...]]:
-    """The store, the plan of the fine-tuning of a study, and the images that cannot be read; everything is checked, nothing is trained."""
+    """The store, the plan of the fine-tuning of a study, and the images that cannot be read; everything is checked, nothing is trained.
+
+    Images are decoded into the store here, and named weights are downloaded.
+    """
     made = study if isinstance(study, Study) else read_study(study)
     if made.protocol is None:
         raise UsageError("SK104", f"{made.name}: finetune", "the study has no [finetune] table", "add one, for example: [finetune] with network = \"resnet18\"")

@@ -6,9 +6,9 @@
 Where to read: ``protocol`` (what is held equal for every pair), ``grid`` (its runs and its checks), ``units`` (what one run does), ``fitting``
 (search, early stopping), ``training`` (the loop), ``runner`` (processes, machines, the table).
 
-All pairs share one :class:`Protocol`. Folds are stratified, keep patients and byte-identical images together, and are the same for every
-source. A source is pretrained once, with the study's seed, and serves all targets, folds and protocol seeds; only where it shares images with a
-target's test fold is it pretrained again without them.
+All pairs share one :class:`Protocol`. Folds are stratified, keep patients and images that look the same together, and are the same for every
+source. A source is pretrained once per protocol seed, and serves all targets and folds; only where it shares images with a target's test fold is it
+pretrained again without them.
 """
 
 from __future__ import annotations

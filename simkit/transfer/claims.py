@@ -8,7 +8,7 @@
         claim.touch()                                     # every now and then: this process still lives
 
 A claim is a file beside the results that names the process that took it. It is advice against double work and nothing is wrong without it: two
-processes that do the same unit write the same bytes. A claim whose process is gone is taken over.
+processes that do the same unit write the same numbers (on processors of one kind). A claim whose process is gone is taken over.
 """
 
 from __future__ import annotations

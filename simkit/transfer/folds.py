@@ -65,7 +65,7 @@ class Folds:
 
 
 def merged_groups(digests: Sequence[str], groups: Sequence[str] | None) -> np.ndarray:
-    """Group number per image such that images of one group, and byte-identical images, share a number (union-find).
+    """Group number per image such that images of one group, and identical images, share a number (union-find).
 
     Two patients who share an identical image become one group: neither can be in training while the other is in the test.
     """
@@ -93,13 +93,13 @@ def make_folds(
 
     Args:
         labels: class index per image (n,), every class at least once; images in an order that does not depend on files.
-        digests: content of each image.
+        digests: of each image: equal for identical ones (see :attr:`~simkit.transfer.images.Listing.identities`).
         groups: patient per image, or None.
         classes: class names, for messages.
         folds: how many.
         names: what the shuffle is seeded by.
         where: data set, for messages.
-        keep_groups: False deals image by image, whatever the patient: only byte-identical images stay together.
+        keep_groups: False deals image by image, whatever the patient: only identical images stay together.
 
     Raises:
         NotEnoughData: SK501 with the counts and the largest number of folds that works.
@@ -125,13 +125,13 @@ def given_folds(
 ) -> Folds | None:
     """The split that a data set brings: trained on its part "train", scored on its part "test" alone. None where no image is in a part "test".
 
-    The test part stays as it is given. Images of the other parts that are byte-identical to a test image, or whose patient has one (as in
+    The test part stays as it is given. Images of the other parts that are the same as a test image, or whose patient has one (as in
     :func:`merged_groups`: directly, or by an image that two patients share), are left out; ``notes`` of the result counts them.
 
     Args:
         labels: class index per image (n,).
         splits: "train", "val" (or "validation") or "test" per image, letter case aside.
-        digests: content of each image.
+        digests: of each image: equal for identical ones (see :attr:`~simkit.transfer.images.Listing.identities`).
         groups: patient per image, or None.
         classes: class names, for messages.
         where: data set, for messages.
@@ -158,7 +158,7 @@ def given_folds(
     if validation is not None:
         shared = int(np.isin(members[validation], members[train]).sum())
         if shared:
-            of = "byte-identical to training images" if groups is None else "byte-identical to training images, or of their patients"
+            of = "the same as training images" if groups is None else "byte-identical to training images, or of their patients"
             notes += (f"{_images(shared, 'validation')} {_be(shared)} {of}: what is chosen on the given validation part may be too optimistic",)
     elif "val" in words:
         count = int((clean & (parts == "val")).sum())
@@ -289,7 +289,7 @@ def _left_out(rows: np.ndarray, test: np.ndarray, digests: Sequence[str], groups
     copies = [i for i in rows if digests[i] in tested]
     notes = []
     if copies:
-        notes.append(f"{_images(len(copies), part)} {_be(len(copies))} byte-identical to test images: left out of training")
+        notes.append(f"{_images(len(copies), part)} {_be(len(copies))} the same as test images: left out of training")
     if groups is None:
         return tuple(notes)
     patients = {groups[i] for i in test}
@@ -301,7 +301,7 @@ def _left_out(rows: np.ndarray, test: np.ndarray, digests: Sequence[str], groups
         other = "other " if any(groups[i] in both for i in copies) else ""
         notes.append(f"{who} in {part} and test: their {other}{_images(len(theirs), part)} {_be(len(theirs))} left out of training")
     if linked:
-        notes.append(f"{_images(len(linked), part)} {_be(len(linked))} of patients who share a byte-identical image with patients of the test part: "
+        notes.append(f"{_images(len(linked), part)} {_be(len(linked))} of patients who share an image with patients of the test part: "
                      "left out of training")
     return tuple(notes)
 

@@ -19,7 +19,7 @@ class Removal:
 
     Attributes:
         rows: positions in the source, ascending.
-        identical: how many of them are byte-identical to a test image; the others are of the same patients.
+        identical: how many of them are a test image themselves; the others are of the same patients.
         patients: groups of the source that lose all their images; 0 where the source has no groups.
     """
 
@@ -37,8 +37,8 @@ class Removal:
 
     @property
     def text(self) -> str:
-        """In words, such as "12 images are byte-identical to test images, 40 more are of the same 3 patients"."""
-        said = f"{self.identical} image{' is' if self.identical == 1 else 's are'} byte-identical to test images"
+        """In words, such as "12 images are the same as test images, 40 more are of the same 3 patients"."""
+        said = f"{self.identical} image{' is' if self.identical == 1 else 's are'} the same as test images"
         if not self.related:
             return said
         who = "patient" if self.patients == 1 else f"{self.patients} patients"
@@ -48,13 +48,13 @@ class Removal:
 def shared_rows(source_digests: Sequence[str], source_groups: Sequence[str] | None, test_digests: Collection[str]) -> Removal:
     """What a source must be pretrained without, so that a target's test images stay unseen.
 
-    Where the source has groups, a patient who holds a test image is taken out whole, and so is one who shares a byte-identical image with such
+    Where the source has groups, a patient who holds a test image is taken out whole, and so is one who shares an identical image with such
     a patient (see :func:`~simkit.transfer.folds.merged_groups`: the two may be one person under two names).
 
     Args:
-        source_digests: content of each image of the source, in canonical order.
+        source_digests: of each image of the source, in canonical order; equal for identical images (``Listing.identities``).
         source_groups: patient of each, or None.
-        test_digests: content of the images that are tested on.
+        test_digests: of the images that are tested on.
     """
     tested = frozenset(test_digests)
     same = np.fromiter((digest in tested for digest in source_digests), dtype=bool, count=len(source_digests))

@@ -73,7 +73,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How transfer is measured: pretrain once per source, fine-tune on the target's training folds, score the held-out fold.
+    """How transfer is measured: pretrain once per source and seed, fine-tune on the target's training folds, score the held-out fold.
 
     It follows the seed study (arXiv 2107.05940, section "experiments") with its unfairness removed: there, learning rate and epochs differ
     between pairs, the baseline was pretrained on the test images, and patients are split over folds; here all runs share one budget (fixed, or one
@@ -90,7 +90,7 @@ class Protocol:
     groups: Literal["keep", "ignore"] = option("keep", "keep: a patient is never split over folds; ignore: dealt image by image, which is flagged")
     overlap: Literal["remove", "mark"] = option(
         "remove", "images shared by source and target: test images are taken out of pretraining, or the run is marked leaky")
-    seeds: tuple[int, ...] = option((0,), "repeats of the cross-validation, each with its own folds", minimum=0)
+    seeds: tuple[int, ...] = option((0,), "repeats, each with its own folds and its own pretraining (on a given test part: training noise only)", minimum=0)
     pretrain_epochs: int = option(20, "passes over the source, at most", minimum=1)
     pretrain_share: float = option(1.0, "share of the source that is pretrained on (the paper: 0.8), stratified", above=0, maximum=1)
     finetune_epochs: int = option(20, "passes over the target's training folds, at most", minimum=1)

@@ -74,7 +74,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Setting:
-    """How units are done here; none of it moves a number (on CPUs)."""
+    """How units are done here; none of it is part of a recipe. On CPUs only ``compiled`` can move a number, in its last digits."""
 
     device: str
     deterministic: bool = True
