@@ -199,6 +199,13 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
+def _half_samples(repeats: int) -> str:
+    """What the scores lack."""
+    how = f"with `--repeats {repeats}`"
+    return f"The scores were computed {how}, so they have no intervals and no floors; the correlations use their values alone." if not repeats else (
+        f"The intervals and floors of the scores come from {repeats} half-samples.")
+
+
 def main() -> None:
     arguments = parsed()
     setting = Setting(arguments.data.resolve(), arguments.work.resolve(), arguments.network, arguments.image_size, arguments.folds, arguments.epochs,
@@ -215,7 +222,8 @@ def main() -> None:
         unavailable = scored(setting, study, arguments)
     with stages.stage("correlate"):
         found, without = correlated(arguments.out)
-    facts = facts_of(setting, outcome, arguments.out) | {"correlation": found, "without": without, "unavailable": unavailable, "limits": LIMITS}
+    facts = facts_of(setting, outcome, arguments.out) | {"correlation": found, "without": without, "unavailable": unavailable,
+                                                            "limits": (*LIMITS, _half_samples(arguments.repeats))}
     with stages.stage("figures"):
         drawn(facts, arguments.out)
     (arguments.out / "RESULTS.md").write_text(results_text(facts | {"minutes": stages.minutes}))
