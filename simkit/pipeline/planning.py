@@ -14,7 +14,7 @@ from simkit.execution import duration
 from simkit.extractors.base import extract
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
-from simkit.pipeline.stages import check_projection, space_of, stored_card, strictly
+from simkit.pipeline.stages import check_projection, read_card, space_of, stored_card, strictly
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
@@ -136,6 +136,9 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     _check_sizes(methods, study, datasets)
     check_projection(study.projection, [dataset for name, dataset in datasets.items() if name in {*study.sources, *study.targets}])
     store = Store(study.store)
+    if study.protocol is not None:  # its plan decodes the images: those that cannot be read must be known before
+        for dataset in datasets.values():
+            read_card(dataset, store, Progress())
     steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)
     steps += _score_steps(study, kept, store, methods, impossible)
     transfer, measured = None, _measured(study)
