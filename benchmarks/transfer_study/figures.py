@@ -123,6 +123,21 @@ def dots(folds: Folds, targets: Sequence[str], intervals: Mapping[tuple[str, str
     return figure
 
 
+def _labels(placed: Mapping[str, float], means: Mapping[str, float]) -> list[tuple[str, str, bool]]:
+    """Source, text, and whether it stands above its point: of neighbours the higher one's does. Of three and more tied sources the ends are named."""
+    out = []
+    for source, rank in placed.items():
+        near = [other for other in placed if other != source and abs(placed[other] - rank) < 1.5]
+        tied = sorted((other for other in placed if placed[other] == rank), key=lambda other: means[other])
+        if len(tied) < 3:
+            out.append((source, source, sum(means[other] > means[source] for other in near) <= len(near) / 2 if near else True))
+        elif source == tied[-1]:
+            out.append((source, f"{source} (highest of {len(tied)} tied)", True))
+        elif source == tied[0]:
+            out.append((source, f"{source} (lowest)", False))
+    return out
+
+
 def scatter(folds: Folds, targets: Sequence[str], scores: Mapping[str, Mapping[tuple[str, str], float]], summary: Mapping[str, str],
             medical: Sequence[str]) -> Any:
     """One row a measure, one column a target; each source at its rank (equal values share one), with its mean AUC and the range of its folds."""
@@ -135,11 +150,14 @@ def scatter(folds: Folds, targets: Sequence[str], scores: Mapping[str, Mapping[t
             axes = grid[row, column]
             sources = [source for source, t in values if t == target and (source, t) in folds]
             ranks = rankdata([-values[source, target] for source in sources])
-            for number, (rank, source) in enumerate(sorted(zip(ranks, sources, strict=True))):
+            means = {source: float(np.mean(folds[source, target])) for source in sources}
+            placed = dict(zip(sources, (float(rank) for rank in ranks), strict=True))
+            for source in sources:
                 each, colour = folds[source, target], colour_of(source, medical)
-                axes.plot([rank, rank], [min(each), max(each)], color=colour, alpha=0.35, linewidth=1)
-                axes.plot(rank, np.mean(each), "o", markersize=4.5, color=colour)
-                axes.annotate(source, (rank, float(np.mean(each))), xytext=(4, 4 if number % 2 else -9), textcoords="offset points", fontsize=6.5, color=INK)
+                axes.plot([placed[source]] * 2, [min(each), max(each)], color=colour, alpha=0.35, linewidth=1)
+                axes.plot(placed[source], means[source], "o", markersize=4.5, color=colour)
+            for source, text, above in _labels(placed, means):
+                axes.annotate(text, (placed[source], means[source]), xytext=(4, 4 if above else -9), textcoords="offset points", fontsize=6.5, color=INK)
             axes.set_xlim(0.5, len(sources) + 1.5)
             axes.set_xticks(range(1, len(sources) + 1))
             axes.margins(y=0.12)

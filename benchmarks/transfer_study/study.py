@@ -51,8 +51,8 @@ class Setting:
     network: str = NETWORK
     image_size: int = 64
     folds: int = 3
-    epochs: int = 12
-    pretrain_epochs: int = 15
+    epochs: int = 6
+    pretrain_epochs: int = 8
     quick: bool = False
 
     @property

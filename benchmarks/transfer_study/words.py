@@ -145,7 +145,7 @@ def results_text(facts: Mapping[str, Any]) -> str:
         f"images to measure. Features: {facts['extractor']}.", "", *(f"{item}\n" for item in correlation_finding(found, facts["without"])),
         "![Similarity against AUC](similarity_and_auc.png)", "", correlation_table(found), "",
         "p permutes source labels jointly in all targets; adjusted: step-down maximum over the measures. Intervals resample sources and targets together. "
-        "`correlation.txt` and `correlation.json` hold the rest, `scores.csv` every score with its interval and floor.", "",
+        "`correlation.txt` and `correlation.json` hold the rest, `scores.csv` every score.", "",
         "## What limits this", "", *(f"- {item}" for item in (*facts["limits"], *warnings)), "",
     ]
     if facts["unavailable"]:
