@@ -471,7 +471,7 @@ def processes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stride", [17, 31])
+@pytest.mark.parametrize("stride", [23, 37])
 def test_killed_over_and_over_it_ends_with_the_same_bits(whole, tmp_path, processes, stride):
     """SIGKILL at every stride-th step, write, flush or rename until the study is through: at most an epoch is lost each time, and no bit."""
     kills = 0

@@ -303,8 +303,8 @@ class _Planner:
         errors.raise_if_any()
         assert device is not None
         images = {unit.key: _images(plan, unit, inner.get(unit.key)) for unit in units}
-        rates = {budget: _measured(protocol, budget, device) for budget in dict.fromkeys(unit.budget for unit in units)}
-        costs = {unit.key: images[unit.key] * rates[unit.budget] for unit in units}
+        rates = {mode: _measured(protocol, budget, device) for mode, budget in {unit.budget.mode: unit.budget for unit in units}.items()}
+        costs = {unit.key: images[unit.key] * rates[unit.budget.mode] for unit in units}
         plan = replace(
             plan, pretrainings=tuple(pretrainings.values()), device=describe_device(device), devices=_devices(device, protocol.device), images=images,
             inners=inner, costs=costs, bytes=self.disk(plan, units),
