@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +69,7 @@ class Pretrain:
     kind = "pretrain"
     version = 2
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of the recipe."""
         return digest(self)
@@ -118,7 +119,7 @@ class Finetune:
     kind = "finetune"
     version = 3
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of the recipe."""
         return digest(self)
