@@ -176,6 +176,11 @@ def test_what_cannot_be_searched(search, match):
         Protocol(search=search)
 
 
+def test_a_warm_up_must_be_shorter_than_every_training():
+    with pytest.raises(UsageError, match=r"SK102\] finetune.warmup_epochs: 2 is not less than pretrain_epochs = 1\nfix: give fewer, or more pretrain_epochs"):
+        Protocol(warmup_epochs=2, pretrain_epochs=1, finetune_epochs=3)
+
+
 # --- protocols -------------------------------------------------------------------------------------------------------------------------
 
 

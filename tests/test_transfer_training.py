@@ -342,3 +342,22 @@ def test_precisions_on_the_cpu(tmp_path):
     assert half != exact
     assert half == pytest.approx(exact, rel=0.3)
     assert not autocast_of("auto", CPU)._enabled
+
+
+def test_a_prediction_that_does_not_fit_is_made_in_smaller_batches(tmp_path, monkeypatch):
+    network, _, feed, _ = trained(tmp_path, finetune_epochs=1)
+    whole = predict(network, feed, batch_size=16, device=CPU)
+    asked, real = [], training.network_input
+
+    def small_memory(pixels, *args):
+        asked.append(len(pixels))
+        if len(pixels) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(pixels, *args)
+
+    monkeypatch.setattr(training, "network_input", small_memory)
+    assert predict(network, feed, batch_size=16, device=CPU) == pytest.approx(whole, abs=1e-5)
+    assert asked == [16, 8, 4, 4, 4, 4]
+    monkeypatch.setattr(training, "network_input", lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(network, feed, batch_size=2, device=CPU)

@@ -145,8 +145,11 @@ class Protocol:
         if not needed[self.baseline]:
             fix = "add self_pairs = true" if self.baseline == "self" else 'add "scratch" to sources'
             problems.append(Problem("SK104", "finetune.baseline", f"gains over '{self.baseline}' need its runs, and the grid has none", fix))
-        if self.warmup_epochs >= min(self.pretrain_epochs, self.finetune_epochs) and self.warmup_epochs:
-            problems.append(Problem("SK102", "finetune.warmup_epochs", f"{self.warmup_epochs} is not less than the number of epochs", "give fewer"))
+        shortest = min(self.pretrain_epochs, self.finetune_epochs)
+        if self.warmup_epochs >= shortest and self.warmup_epochs:
+            what = "pretrain_epochs" if shortest == self.pretrain_epochs else "finetune_epochs"
+            problems.append(Problem("SK102", "finetune.warmup_epochs", f"{self.warmup_epochs} is not less than {what} = {shortest}",
+                                    f"give fewer, or more {what}"))
         if self.batch_norm == "frozen" and "scratch" in self.sources:
             problems.append(Problem("SK102", "finetune.batch_norm", "random weights (scratch) have no statistics that could stay frozen",
                                     'take scratch out of sources, or give batch_norm = "auto"'))

@@ -323,7 +323,20 @@ class Training:
 
 
 def predict(network: nn.Module, data: Feed, *, batch_size: int, device: torch.device) -> np.ndarray:
-    """Class probabilities in evaluation mode, float64 (n, C): softmax of float32 logits, without autocast (which moves an AUC by up to 0.01)."""
+    """Class probabilities in evaluation mode, float64 (n, C): softmax of float32 logits, without autocast (which moves an AUC by up to 0.01).
+
+    Batches are halved where memory is full, which changes no number beyond rounding: batch norms stand still.
+    """
+    while True:
+        try:
+            return _probabilities(network, data, batch_size, device)
+        except RuntimeError as error:
+            if batch_size == 1 or not is_full(error):
+                raise
+            batch_size //= 2
+
+
+def _probabilities(network: nn.Module, data: Feed, batch_size: int, device: torch.device) -> np.ndarray:
     import torch
 
     network.eval()
