@@ -231,29 +231,6 @@ def test_a_grey_checkpoint_fits_a_colour_network(small):
     assert torch.equal(network.features[3].squeeze.weight, grey.features[3].squeeze.weight)
 
 
-# --- whole networks of ours
-
-
-def test_a_whole_network_is_restored_with_its_head(small):
-    network, head = small
-    other, _ = build_network("squeezenet1_1", 3, dropout=0.5, image_size=32)
-    load_body(network, head, other.state_dict(), "here", heads=True)
-    assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    ({"classes": 4}, r"2 of another shape: classifier.1.bias is 4, wanted 3, classifier.1.weight is 4x512x1x1"),
-    ({"classes": 3, "channels": 1}, r"1 of another shape: features.0.weight is 64x1x3x3, wanted 64x3x3x3"),
-])
-def test_a_whole_network_must_fit_in_everything(small, options, said):
-    network, head = small
-    other, _ = build_network("squeezenet1_1", dropout=0.5, image_size=32, **options)
-    with pytest.raises(IntegrityError, match=said):
-        load_body(network, head, other.state_dict(), "here", heads=True)
-    with pytest.raises(IntegrityError, match=r"2 missing: classifier.1.bias, classifier.1.weight(.|\n)*the whole network, head included"):
-        load_body(network, head, body_state(network, head), "here", heads=True)
-
-
 @pytest.mark.shared
 def test_real_checkpoints_fit(shared):
     network, head = build_network("mobilenet_v2", 3, dropout=0.2, image_size=64)

@@ -183,7 +183,7 @@ def body_state(network: nn.Module, head: str) -> dict[str, torch.Tensor]:
     return {key: value for key, value in network.state_dict().items() if not key.startswith(f"{head}.")}
 
 
-def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], where: str, *, heads: bool = False) -> None:
+def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], where: str) -> None:
     """Copies a state dict into everything but the head. The head of the file, whatever its size, is left out.
 
     A first convolution with another number of inputs than the network's is adapted (:func:`adapted_inputs`).
@@ -193,7 +193,6 @@ def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], 
         head: name of its last layer.
         state: names and tensors.
         where: the file, for messages.
-        heads: restore a whole network of ours: the head too, which must fit like the rest; nothing is adapted.
 
     Raises:
         IntegrityError: SK402 naming the tensors that are missing, not expected, of another shape, or not finite; and the network of torchvision
@@ -201,17 +200,14 @@ def load_body(network: nn.Module, head: str, state: Mapping[str, torch.Tensor], 
     """
     import torch
 
-    wanted = network.state_dict() if heads else body_state(network, head)
-    given = dict(state)
-    if not heads:
-        given = {densenet_name(key): value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY))}
-        _adapt(network, given)
+    wanted = body_state(network, head)
+    given = {densenet_name(key): value for key, value in state.items() if not key.startswith((f"{head}.", *AUXILIARY))}
+    _adapt(network, given)
     wrong = _misfits(wanted, given)
     if wrong:
-        fits = "" if heads or any("NaN" in one for one in wrong) else fitting_network(state)
-        fix = f"its tensors fit torchvision's {fits}: name that as network" if fits else (
-            "give a state dict of the whole network, head included" if heads else
-            "give a state dict of the network that [finetune] names (its head may have any number of classes)")
+        fits = "" if any("NaN" in one for one in wrong) else fitting_network(state)
+        own = "give a state dict of the network that [finetune] names (its head may have any number of classes)"
+        fix = f"its tensors fit torchvision's {fits}: name that as network" if fits else own
         raise IntegrityError("SK402", where, f"does not fit the network: {'; '.join(wrong)}", fix)
     with torch.no_grad():
         for key in wanted.keys() & given.keys():

@@ -50,10 +50,6 @@ class Weights:
     identity: str
     path: Path
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Names and tensors, float32."""
-        return read_weights(self.path, self.path.name)
-
 
 def named_weights(value: str, network: str, where: str) -> Weights:
     """The file of weights; downloaded where it is not on this machine yet (once, without repeating what failed).
