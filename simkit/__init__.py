@@ -37,6 +37,7 @@ _PUBLIC = {
     "plan": "simkit.pipeline",
     "recommend": "simkit.correlation",
     "run": "simkit.pipeline",
+    "transferability": "simkit.estimators.assessment",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the names are strings

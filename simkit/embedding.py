@@ -20,7 +20,7 @@ from simkit.recipe import digest, digest_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Embedding", "content_order", "release", "row_digests"]
+__all__ = ["Embedding", "content_order", "plain_array", "release", "row_digests"]
 
 
 def row_digests(features: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def row_digests(features: np.ndarray) -> np.ndarray:
     return np.array([hashlib.blake2b(row.data, digest_size=16).digest() for row in rows], dtype="S16")
 
 
-def _array(thing: Any) -> np.ndarray:
+def plain_array(thing: Any) -> np.ndarray:
     """An array in numpy; a tensor of torch is detached, taken from its device, and its half precision (which numpy may not have) made single."""
     if hasattr(thing, "detach") and hasattr(thing, "cpu"):
         thing = thing.detach().cpu()
@@ -131,18 +131,18 @@ class Embedding:
         if isinstance(thing, Embedding):
             return thing
         if isinstance(thing, tuple) and len(thing) == 2 and thing[1] is None:
-            return cls(_array(thing[0]), name=name)
+            return cls(plain_array(thing[0]), name=name)
         if isinstance(thing, tuple) and len(thing) == 2 and hasattr(thing[0], "ndim") and thing[0].ndim != 2:
             raise DataError("SK202", name, f"features have shape {thing[0].shape}, wanted (n, d)", "give one row an image: reshape(-1, 1) for one feature")
         if isinstance(thing, (tuple, list)) and len(thing) == 2 and np.ndim(thing[0]) == 2:
-            features, raw = _array(thing[0]), _array(thing[1])
+            features, raw = plain_array(thing[0]), plain_array(thing[1])
             if raw.ndim != 1:
                 raise DataError("SK202", name, f"labels have shape {raw.shape}, wanted (n,)", "one label a row")
             if raw.dtype.kind == "f" and np.isnan(raw).any():
                 raise DataError("SK210", name, f"{int(np.isnan(raw).sum())} labels are NaN", "remove these rows, or name their class")
             values, labels = np.unique(raw, return_inverse=True)
             return cls(features, labels.astype(np.int64), tuple(str(v) for v in values), name=name)
-        return cls(_array(thing), name=name)
+        return cls(plain_array(thing), name=name)
 
     def take(self, indices: np.ndarray) -> Embedding:
         """The rows at ``indices``; class names are kept."""

@@ -1,8 +1,10 @@
 """The contract of a measure.
 
-A measure reads one kind of view of a data set: the *embedding* (features and labels) or the *card* (counts, sizes, tags). ``summarize``
-is the work that is done once per data set, ``compare`` what is left for a pair; source comes before target, always. How pairs are scored by it
-is in :mod:`simkit.estimators.comparison`, how sure a score is in :mod:`simkit.estimators.uncertainty`.
+A measure reads one kind of view: of a data set its *embedding* (features and labels), its *card* (counts, sizes, tags) or its *task* (the
+Fisher information of a probe network); or, of a pair, the *network* view: the target as the network sees it that was trained on the source.
+``summarize`` is the work that is done once per data set, ``compare`` what is left for a pair; source comes before target, always. A measure of
+the network view has ``assess`` instead of both. How pairs are scored is in :mod:`simkit.estimators.comparison` and
+:mod:`simkit.estimators.assessment`, how sure a score is in :mod:`simkit.estimators.uncertainty`.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from simkit.errors import NotEnoughData
 from simkit.recipe import recipe_of
 
-__all__ = ["CardEstimator", "Estimator", "FeatureEstimator", "Known", "Score"]
+if TYPE_CHECKING:
+    from simkit.estimators.seen import Seen
+
+__all__ = ["CardEstimator", "Estimator", "FeatureEstimator", "Kind", "Known", "NetworkEstimator", "Score", "TaskEstimator", "View"]
 
 Kind = Literal["distance", "transferability", "prior"]
+View = Literal["embedding", "card", "network", "task"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,9 @@ class Score:
         detail: the evidence: parts, iterations, errors, sample sizes.
         interval: value +- t times the spread over half-samples (delete-half jackknife): how far the value would move in another sample of
             these sizes, or None when it was not asked for. It does not remove the bias that distances have at small n.
-        floor: the value between two random halves of the target (so at half its size at most), mean over repeats, or None. Whether the pair is
-            above it is judged at one common sample size (see :func:`with_uncertainty`); when it is not, a flag says so.
+        floor: of a distance, the value between two random halves of the target (so at half its size at most), mean over repeats, or None. Whether the
+            pair is above it is judged at one common sample size (see :func:`with_uncertainty`); when it is not, a flag says so. Of a measure of the
+            network view, the value when the target's labels are shuffled, mean over repeats: what chance gives at this n, d and C.
         ceiling: the value of an unrelated data set (by default pictures of noise) for the same target, or None.
         p: permutation p-value of the hypothesis that both sets are samples of one distribution, (1 + number of permutations that reach the
             value) / (1 + permutations), or None where the measure has none.
@@ -73,7 +80,7 @@ class Known(Protocol):
 
 
 class Estimator:
-    """Base of every measure. Subclass :class:`FeatureEstimator` or :class:`CardEstimator` with ``@dataclass(frozen=True)``.
+    """Base of every measure. Subclass :class:`FeatureEstimator`, :class:`CardEstimator` or :class:`NetworkEstimator` with ``@dataclass(frozen=True)``.
 
     Class attributes (set in the class body, without annotation):
         name: how the measure is called everywhere.
@@ -81,9 +88,12 @@ class Estimator:
             source alone).
         symmetric: whether compare(a, b) equals compare(b, a).
         higher_is_better: whether a higher value promises better transfer (False for distances).
-        view: "embedding" or "card".
+        view: "embedding", "card", "network" or "task".
         needs: what it asks of each data set, of: "labels", "tags", "attributes", "attributes.NOTION"; ``missing`` says what is lacking.
         needs_of_source: what it asks of the source only (for priors).
+        several_labels: whether images may have several labels.
+        reads_source_card: whether a card of the source says enough that holds nothing but a name, and perhaps the images and classes that a network was
+            trained on: then sources that are known by their network alone can be scored.
         bounds: smallest and largest possible value; None where there is none.
         size_biased: whether the expected value depends on the sample sizes; pairs of very unequal sizes are then flagged.
         pool_relative: whether the value depends on the other data sets of the run.
@@ -98,9 +108,11 @@ class Estimator:
     kind: Kind = "distance"
     symmetric = True
     higher_is_better = False
-    view: Literal["embedding", "card"] = "embedding"
+    view: View = "embedding"
     needs: tuple[str, ...] = ()
     needs_of_source: tuple[str, ...] = ()
+    several_labels = False
+    reads_source_card = False
     bounds: tuple[float | None, float | None] = (0.0, None)
     size_biased = False
     pool_relative = False
@@ -120,7 +132,7 @@ class Estimator:
         present = [name for name, count in known.class_counts.items() if count > 0]
         if "labels" in needs and not known.class_counts:
             return f"{self.name} needs labels, {known.name} has none"
-        if "labels" in needs and self.view == "embedding" and known.multilabel:
+        if "labels" in needs and self.view != "card" and known.multilabel and not self.several_labels:
             return f"{self.name} needs one label an image, {known.name} is multi-label"
         if "labels" in needs and len(present) < 1:
             return f"{self.name} needs at least one class with images in {known.name}"
@@ -160,6 +172,10 @@ class Estimator:
         """The measure of one pair, from the two summaries."""
         raise NotImplementedError
 
+    def assess(self, seen: Seen, rng: np.random.Generator) -> Score:
+        """The measure of a pair from the target as the source's network sees it; only measures of the network view have it."""
+        raise NotImplementedError
+
     def tested(self, source: Any, target: Any, rng: np.random.Generator) -> Score:
         """:meth:`compare`, with a permutation p-value where the measure has one; called once a pair, never for its subsamples."""
         return self.compare(source, target, rng)
@@ -175,3 +191,34 @@ class CardEstimator(Estimator):
     """A measure of two data set cards."""
 
     view = "card"
+
+
+class NetworkEstimator(Estimator):
+    """A measure of the target as the network sees it that was trained on the source (transferability).
+
+    ``assess`` gets a :class:`~simkit.estimators.seen.Seen` in canonical form (:attr:`Seen.canonical`: rows in the order of their content, classes numbered
+    by their first row and all present), so that neither the order of images nor the names of classes can move a value. Whole data sets have been
+    checked (two classes, two images each); of half-samples a class may be left with one image.
+
+    Class attributes:
+        reads: what it takes from the network: "features", "probabilities" (of its head), "gradients".
+    """
+
+    view: View = "network"
+    kind: Kind = "transferability"
+    symmetric = False
+    higher_is_better = True
+    needs = ("labels",)
+    bounds = (None, None)
+    reads: tuple[str, ...] = ("features",)
+
+    def assess_all(self, seen: Sequence[Seen], rngs: Sequence[np.random.Generator]) -> list[Score]:
+        """Scores of all sources of one target; overridden by measures that are relative to the pool of sources (``pool_relative``)."""
+        return [self.assess(one, rng) for one, rng in zip(seen, rngs, strict=True)]
+
+
+class TaskEstimator(Estimator):
+    """A measure of two task embeddings (:class:`~simkit.estimators.task_embedding.TaskEmbedding`)."""
+
+    view: View = "task"
+    needs = ("labels",)

@@ -19,7 +19,7 @@ from typing import Any
 from simkit.embedding import Embedding
 from simkit.errors import UsageError
 from simkit.estimators.base import Estimator
-from simkit.estimators.examples import Examples, example_cards, example_embeddings
+from simkit.estimators.examples import Examples, example_cards, example_embeddings, example_seen, example_tasks
 from simkit.estimators.promises import PROMISES, Broken, Trial, finite_value
 from simkit.registry import ESTIMATORS, build_options
 
@@ -65,16 +65,19 @@ def check_estimator(
     if broken := _declaration(cls, name if isinstance(estimator, str) else None):
         raise ContractError(name, broken)
     with tempfile.TemporaryDirectory(prefix="simkit-check-") as folder:
-        examples = _examples(cls, Path(folder), views)
-        built = estimator if isinstance(estimator, Estimator) else cls(**build_options(cls, {**examples.options, **(options or {})}, name))
+        made = estimator if isinstance(estimator, Estimator) else None
+        if made is None and options and not hasattr(cls, "examples"):  # an option may decide what the measure reads
+            made = cls(**build_options(cls, options, name))
+        examples = _examples(cls if made is None else made, Path(folder), views)
+        built = made or cls(**build_options(cls, {**examples.options, **(options or {})}, name))
         broken = _run(built, examples, {"finite value": finite_value}) or _run(built, examples, PROMISES)
     if broken:
         raise ContractError(name, broken)
 
 
-def _examples(cls: type[Estimator], folder: Path, views: Mapping[str, Any] | None) -> Examples:
+def _examples(cls: type[Estimator] | Estimator, folder: Path, views: Mapping[str, Any] | None) -> Examples:
     own: Callable[[Path], Examples] | None = getattr(cls, "examples", None)
-    examples = own(folder) if own else (example_embeddings() if cls.view == "embedding" else example_cards())
+    examples = own(folder) if own else EXAMPLES[cls.view]()
     if views is None:
         return examples
     if lacking := [role for role in ("target", "near", "far") if role not in views]:
@@ -100,6 +103,10 @@ def _run(estimator: Estimator, examples: Examples, promises: Mapping[str, Callab
     return broken
 
 
+EXAMPLES: dict[str, Callable[[], Examples]] = {
+    "embedding": example_embeddings, "card": example_cards, "network": example_seen, "task": example_tasks,
+}
+
 CONTRACT = (
     "name", "kind", "symmetric", "higher_is_better", "view", "needs", "needs_of_source", "bounds", "pool_relative", "reads_class_names", "unit", "citation",
     "version",
@@ -110,7 +117,7 @@ NEED = r"labels|tags|attributes(\.\w+)?"
 def _declaration(cls: Any, name: str | None) -> list[tuple[str, str]]:
     """The frozen dataclass, and every attribute of the contract, before anything is computed."""
     if not (isinstance(cls, type) and issubclass(cls, Estimator)):
-        return [("declaration", f"{cls!r} is not a measure: subclass FeatureEstimator or CardEstimator")]
+        return [("declaration", f"{cls!r} is not a measure: subclass FeatureEstimator, CardEstimator or NetworkEstimator")]
     own = vars(cls)  # not inherited: a subclass without its own decorator would lose its options
     if "__dataclass_fields__" not in own or not own["__dataclass_params__"].frozen:
         return [("declaration", f"{cls.__name__} is not a frozen dataclass: put @dataclass(frozen=True) above the class; its fields are the options")]
@@ -121,7 +128,7 @@ def _declaration(cls: Any, name: str | None) -> list[tuple[str, str]]:
         found.append(f"name is {cls.name!r}: use small letters, digits and hyphens")
     elif name is not None and ":" not in name and name != cls.name:
         found.append(f"it is registered as '{name}' but calls itself '{cls.name}': use one name")
-    for attribute, allowed in (("kind", ("distance", "transferability", "prior")), ("view", ("embedding", "card"))):
+    for attribute, allowed in (("kind", ("distance", "transferability", "prior")), ("view", ("embedding", "card", "network", "task"))):
         if getattr(cls, attribute) not in allowed:
             found.append(f"{attribute} is {getattr(cls, attribute)!r}: choose one of {', '.join(allowed)}")
     flags, needs = ("symmetric", "higher_is_better", "pool_relative", "reads_class_names"), ("needs", "needs_of_source")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Literal
 
+import numpy as np
+
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, SimkitError, UsageError
 from simkit.estimators.base import Estimator, Score
 from simkit.estimators.subsamples import Subsamples, named_rng
+from simkit.estimators.task_embedding import TaskEmbedding
 from simkit.estimators.uncertainty import Ceiling, ceiling_of, matched_score, unequal, with_uncertainty
 from simkit.registry import ESTIMATORS, Spec
 
@@ -83,12 +86,18 @@ def _check_views(estimator: Estimator, source: Any, target: Any) -> None:
             if "labels" in wants and view.labels is None:
                 message = f"{estimator.name} needs labels, {role} '{view.name}' has none"
                 raise DataError("SK208", view.name, message, "give (array, labels), or choose a label-free method, such as wasserstein")
+        elif isinstance(view, TaskEmbedding):
+            if not np.isfinite(view.fisher).all():
+                raise DataError("SK210", view.name, "the task embedding holds NaN or infinite values", "compute it again")
         elif isinstance(view, DatasetCard):
             reason = estimator.missing(view, "source" if role == "source" else "target")
             if reason:
                 raise DataError("SK208", view.name, reason, "add it to the data set, or leave the method out")
         else:
             raise UsageError("SK102", estimator.name, f"{role} is a {type(view).__name__}, wanted {_wanted(estimator)}", "see `simkit list`")
+    if isinstance(source, TaskEmbedding) and isinstance(target, TaskEmbedding) and (source.probe, len(source.fisher)) != (target.probe, len(target.fisher)):
+        message = f"task embeddings of different probes cannot be compared: '{source.name}' {source.probe[:12]}, '{target.name}' {target.probe[:12]}"
+        raise UsageError("SK109", estimator.name, message, "compute both with the same probe network and options")
     if isinstance(source, Embedding) and isinstance(target, Embedding):
         fix = "embed both with the same extractor and options"
         if source.extractor != target.extractor:
@@ -108,7 +117,8 @@ def _can_read(estimator: Estimator, view: Any) -> bool:
 
 
 def _wanted(estimator: Estimator) -> str:
-    return "an Embedding, an array (n, d) or a pair (array, labels)" if estimator.view == "embedding" else "a DatasetCard (simkit.card)"
+    return {"embedding": "an Embedding, an array (n, d) or a pair (array, labels)", "card": "a DatasetCard (simkit.card)", "task": "a TaskEmbedding",
+            "network": "features and labels (simkit.transferability)"}[estimator.view]
 
 
 class Summaries:

@@ -10,9 +10,11 @@ import numpy as np
 
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
+from simkit.estimators.seen import Seen
+from simkit.estimators.task_embedding import TaskEmbedding
 from simkit.recipe import digest, rng_for
 
-__all__ = ["Examples", "example_cards", "example_embeddings"]
+__all__ = ["Examples", "example_cards", "example_embeddings", "example_seen", "example_tasks"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Examples:
     """Data sets on which a measure is tried.
 
     Attributes:
-        target: an Embedding or a DatasetCard, as the measure reads it.
+        target: as the measure reads it: an Embedding, a DatasetCard, a TaskEmbedding; or the target as its own network sees it (a Seen).
         near: a data set near the target.
         far: a data set farther from the target than ``near`` in everything that the measure reads.
         others: more data sets of the run, for measures that are relative to it.
@@ -76,3 +78,40 @@ def example_cards(*, options: Mapping[str, Any] | None = None) -> Examples:
          card("other-2", 0.7, 9000, (4000, 3000, 1000, 500, 500), 64.0, ("plants", "photograph"))),
         options or {},
     )
+
+
+def example_seen(*, options: Mapping[str, Any] | None = None) -> Examples:
+    """One target of 72 images in three classes, seen through five networks: its own, which tells the classes apart best, one near it, one far, two more.
+
+    Its features are Gaussian clouds in eight dimensions whose centres are as far apart as the network is good; the heads have four outputs.
+    """
+    rng = rng_for("examples", "seen")
+    labels = rng.permutation(np.repeat(np.arange(3), (26, 24, 22)))
+    centres = rng.standard_normal((3, 8))
+    noise = rng.standard_normal((len(labels), 8))
+    images = tuple(digest(["seen", i]) for i in range(len(labels)))
+    answers = np.eye(4)[labels] * 4.0
+
+    def seen(name: str, good: float) -> Seen:
+        own = rng_for("examples", "seen", name)
+        logits = good * answers + own.standard_normal(answers.shape)
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        gradients = {"fu": 0.2 + 0.1 * good, "first": 1.0, "later": 0.2 + 0.1 * good}
+        return Seen(good * 1.2 * centres[labels] + noise + 0.3 * own.standard_normal(noise.shape), labels, ("a", "b", "c"),
+                    probabilities / probabilities.sum(1, keepdims=True), gradients=gradients, images=images, source=name, target="target")
+
+    return Examples(seen("target", 1.6), seen("near", 1.2), seen("far", 0.15), (seen("other-1", 0.9), seen("other-2", 0.5)), options or {})
+
+
+def example_tasks(*, options: Mapping[str, Any] | None = None) -> Examples:
+    """Task embeddings of five data sets in 40 channels; ``near`` has the target's pattern with a little noise, ``far`` another pattern."""
+    pattern = np.exp(rng_for("examples", "task").standard_normal(40))
+    other = np.exp(rng_for("examples", "other task").standard_normal(40))
+
+    def task(name: str, away: float) -> TaskEmbedding:
+        rng = rng_for("examples", "task", name)
+        fisher = pattern ** (1 - away) * other**away * np.exp(0.05 * rng.standard_normal((3, 40)))
+        fisher[:, 7] = 0.0  # a channel that is dead for all
+        return TaskEmbedding(fisher[0], fisher[1:], name, 60, 3, "probe")
+
+    return Examples(task("target", 0.0), task("near", 0.1), task("far", 1.0), (task("other-1", 0.4), task("other-2", 0.7)), options or {})

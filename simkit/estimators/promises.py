@@ -18,9 +18,12 @@ import numpy as np
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, SimkitError, UsageError
-from simkit.estimators.base import Estimator, Score
+from simkit.estimators.assessment import assessed_all
+from simkit.estimators.base import Estimator, NetworkEstimator, Score
 from simkit.estimators.comparison import Sampling, compare, score_pairs
 from simkit.estimators.examples import Examples
+from simkit.estimators.seen import Seen
+from simkit.estimators.task_embedding import TaskEmbedding
 from simkit.recipe import digest, rng_for
 from simkit.registry import OptionInfo, Text, build_options, options_of
 
@@ -51,8 +54,14 @@ class Trial:
 
     def score(self, source: Any, target: Any, *, seed: int = 0, estimator: Estimator | None = None) -> Score:
         """The score of one pair as a run computes it; whatever it raises instead, raised."""
-        views = {view.name: view for view in (*self.examples.all, source, target)}
         measure = estimator or self.estimator
+        if isinstance(measure, NetworkEstimator) and measure.view == "network":  # the source is the target as its network sees it
+            pool = {view.name: view for view in (*self.examples.all, source)} if measure.pool_relative else {source.name: source}
+            result: Score | SimkitError = dict(zip(pool, assessed_all(measure, list(pool.values()), Sampling(seed)), strict=True))[source.name]
+            if isinstance(result, SimkitError):
+                raise result
+            return result
+        views = {view.name: view for view in (*self.examples.all, source, target)}
         if not measure.pool_relative:
             views = {view.name: view for view in (source, target)}
         score = score_pairs(measure, views, [(source.name, target.name)], sampling=Sampling(seed))[source.name, target.name]
@@ -163,8 +172,17 @@ def _same_seed(trial: Trial) -> None:
         raise Broken(f"seed 7 gave {first!r}, then {second!r}: take every random choice from the `rng` that compare is given, in a fixed order")
 
 
+_CACHED = ("canonical", "ordered")
+
+
 def _frozen(view: Any) -> Any:
     """The view with arrays that cannot be written to."""
+    if isinstance(view, (Seen, TaskEmbedding)):
+        arrays: dict[str, Any] = {name: value.copy() for name, value in vars(view).items() if isinstance(value, np.ndarray)}
+        view = replace(view, **arrays)
+        for name in arrays:
+            getattr(view, name).flags.writeable = False
+        return view
     if isinstance(view, Embedding):
         view = replace(view, features=view.features.copy(), labels=None if view.labels is None else view.labels.copy())
         for array in (view.features, view.labels):
@@ -176,6 +194,8 @@ def _frozen(view: Any) -> Any:
 def _content(view: Any) -> Any:
     if isinstance(view, Embedding):
         return (view.features.tobytes(), None if view.labels is None else view.labels.tobytes(), view.classes, view.groups)
+    if isinstance(view, (Seen, TaskEmbedding)):
+        return {name: value.tobytes() if isinstance(value, np.ndarray) else value for name, value in vars(view).items() if name not in _CACHED}
     return copy.deepcopy(dataclasses.asdict(view))
 
 
@@ -237,8 +257,10 @@ def _self_is_nearest(trial: Trial) -> None:
 
 
 def _shuffled(view: Any) -> Any:
-    if isinstance(view, Embedding):
+    if isinstance(view, (Embedding, Seen)):
         return view.take(rng_for("order", view.name).permutation(len(view)))
+    if isinstance(view, TaskEmbedding):
+        return view
     turned = {name: dict(reversed(getattr(view, name).items())) for name in ("class_counts", "attributes")}
     return replace(view, tags=tuple(reversed(view.tags)), **turned)
 
@@ -251,7 +273,9 @@ def _row_order(trial: Trial) -> None:
 
 
 def _renamed(view: Any) -> Any:
-    if isinstance(view, Embedding):
+    if isinstance(view, TaskEmbedding):
+        return view
+    if isinstance(view, (Embedding, Seen)):
         if view.labels is None:
             return view
         order = np.roll(np.arange(len(view.classes)), 1)
@@ -277,14 +301,17 @@ def _label_names(trial: Trial) -> None:
 
 
 def _unlabelled(view: Any) -> Any:
-    return replace(view, labels=None, classes=()) if isinstance(view, Embedding) else replace(view, class_counts={})
+    return replace(view, labels=None, classes=()) if isinstance(view, (Embedding, Seen)) else replace(view, class_counts={})
 
 
 def _missing(trial: Trial) -> None:
     """What the measure needs and a data set lacks is said by name, before any work; what it does not need may be missing."""
+    if trial.estimator.view == "task":  # without labels there is no task embedding
+        return
     bare = (lambda view: replace(view, class_counts={}, tags=(), attributes={}, histogram=())) if trial.estimator.view == "card" else _unlabelled
     for lacking in (_unlabelled, bare):
-        for role, source, target in (("source", lacking(trial.source), trial.target), ("target", trial.source, lacking(trial.target))):
+        pairs = (("source", lacking(trial.source), trial.target), ("target", trial.source, lacking(trial.target)))
+        for role, source, target in pairs[:1] if trial.estimator.view == "network" else pairs:
             view = source if role == "source" else target
             needed = "labels" in (*trial.estimator.needs, *(trial.estimator.needs_of_source if role == "source" else ()))
             said = trial.estimator.missing(view, role) if isinstance(view, DatasetCard) else "labels" if needed else ""  # type: ignore[arg-type]
@@ -296,8 +323,9 @@ def _missing(trial: Trial) -> None:
                 if not said:
                     text = f"{role} '{view.name}' without labels or answers was refused ({error.problems[0].message})"
                     raise Broken(f"{text}: announce it in needs or missing()") from error
-                if not isinstance(error, DataError) or view.name not in str(error):
-                    raise Broken(f"the refusal does not name the {role} '{view.name}': {error}") from error
+                owner = view.target if isinstance(view, Seen) else view.name
+                if not isinstance(error, DataError) or owner not in str(error):
+                    raise Broken(f"the refusal does not name the {role} '{owner}': {error}") from error
             else:
                 if said:
                     raise Broken(f"{role} '{view.name}' lacks something ({said}) and yet the value is {score.value!r}: refuse it")
@@ -305,7 +333,9 @@ def _missing(trial: Trial) -> None:
 
 def _spoilt(view: Any) -> list[Any]:
     """The view with NaN where it must not be."""
-    if isinstance(view, Embedding):
+    if isinstance(view, TaskEmbedding):
+        return [replace(view, fisher=np.where(np.arange(len(view.fisher)) == 2, np.nan, view.fisher))]
+    if isinstance(view, (Embedding, Seen)):
         features = view.features.copy()
         features[1, 2] = np.nan
         spoilt = replace(view)
@@ -317,7 +347,8 @@ def _spoilt(view: Any) -> list[Any]:
 
 def _refuses_nan(trial: Trial) -> None:
     """A NaN in the data is refused, never turned into a number. (The target's features play no part in a prior.)"""
-    for role in ("source",) if trial.estimator.kind == "prior" and trial.estimator.view == "embedding" else ("source", "target"):
+    alone = trial.estimator.view == "network" or (trial.estimator.kind == "prior" and trial.estimator.view == "embedding")
+    for role in ("source",) if alone else ("source", "target"):
         for spoilt in _spoilt(trial.source if role == "source" else trial.target):
             pair = (spoilt, trial.target) if role == "source" else (trial.source, spoilt)
             try:
@@ -326,7 +357,7 @@ def _refuses_nan(trial: Trial) -> None:
                     value = trial.value(*pair)
             except Exception:  # noqa: S112 - any refusal keeps the promise
                 continue
-            if isinstance(spoilt, Embedding) or value != trial.value(trial.source, trial.target):
+            if not isinstance(spoilt, DatasetCard) or value != trial.value(trial.source, trial.target):
                 raise Broken(f"NaN in the {role} gave {value!r}: raise DataError (SK210) that names the data set; no nanmean, no nan_to_num")
 
 
@@ -342,6 +373,9 @@ def _within_bounds(trial: Trial) -> None:
 def _pool(trial: Trial) -> None:
     """Other data sets of the run do not matter, unless the measure says that it is relative to them."""
     estimator, (source, target) = trial.estimator, (trial.source, trial.target)
+    if isinstance(estimator, NetworkEstimator) and estimator.view == "network":
+        _pool_of_networks(trial, estimator)
+        return
     everybody = {view.name: view for view in trial.examples.all}
     pair = (source.name, target.name)
     inside = score_pairs(estimator, everybody, [pair, (trial.examples.far.name, target.name)])[pair]
@@ -355,6 +389,19 @@ def _pool(trial: Trial) -> None:
     turned = score_pairs(estimator, dict(reversed(everybody.items())), [pair])[pair]
     if isinstance(turned, SimkitError) or turned.value != inside.value:
         raise Broken(f"{inside.value!r}, with the data sets of the run in another order {turned}: the order must not matter")
+
+
+def _pool_of_networks(trial: Trial, estimator: NetworkEstimator) -> None:
+    everybody = list(trial.examples.all)
+    there, turned = ({view.name: found for view, found in zip(order, assessed_all(estimator, order, Sampling(0)), strict=True)}
+                     for order in (everybody, everybody[::-1]))
+    inside, other = there[trial.source.name], turned[trial.source.name]
+    if isinstance(inside, SimkitError):
+        raise inside
+    if isinstance(other, SimkitError) or other.value != inside.value:
+        raise Broken(f"{inside.value!r}, with the sources in another order {other}: the order must not matter")
+    if not estimator.pool_relative and (alone := trial.value(trial.source, trial.target)) != inside.value:
+        raise Broken(f"{alone!r} alone, {inside.value!r} among other sources: declare pool_relative = True, or use nothing but the pair")
 
 
 def _pickles(trial: Trial) -> None:

@@ -16,7 +16,7 @@ from simkit.errors import NotEnoughData
 from simkit.estimators.base import Estimator
 from simkit.recipe import rng_for
 
-__all__ = ["Subsamples", "halves", "named_rng", "shortened"]
+__all__ = ["Subsamples", "half_mask", "halves", "named_rng", "shortened"]
 
 
 def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedding]:
@@ -27,26 +27,40 @@ def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedd
     Raises:
         NotEnoughData: for fewer than four rows or two groups.
     """
-    names = np.array(view.groups) if view.groups else row_digests(view.features)
+    mask = half_mask(np.array(view.groups) if view.groups else row_digests(view.features), view.name, rng, grouped=bool(view.groups))
+    return view.take(np.flatnonzero(mask)), view.take(np.flatnonzero(~mask))
+
+
+def half_mask(names: np.ndarray, where: str, rng: np.random.Generator, *, grouped: bool) -> np.ndarray:
+    """Which rows are in the first of two random halves, bool (n,); rows of one name stay together.
+
+    Args:
+        names: (n,) group of each row, or what tells different images apart.
+        where: the data set, for messages.
+        rng: random numbers.
+        grouped: whether names are groups (patients).
+
+    Raises:
+        NotEnoughData: for fewer than four rows or two groups.
+    """
     units, members = np.unique(names, return_inverse=True)
-    if view.groups and len(units) < 2:
-        raise NotEnoughData("SK501", view.name, "1 group cannot be split in two halves", "an interval needs at least two groups (patients)")
-    if len(view) < 4 and not view.groups:
-        raise NotEnoughData("SK501", view.name, f"{len(view)} images cannot be split in two halves", "an interval needs at least four images")
+    if grouped and len(units) < 2:
+        raise NotEnoughData("SK501", where, "1 group cannot be split in two halves", "an interval needs at least two groups (patients)")
+    if len(names) < 4 and not grouped:
+        raise NotEnoughData("SK501", where, f"{len(names)} images cannot be split in two halves", "an interval needs at least four images")
     if len(units) < 2:
-        raise NotEnoughData("SK501", view.name, "images that are all alike cannot be split in two halves", "an interval needs at least two different images")
+        raise NotEnoughData("SK501", where, "images that are all alike cannot be split in two halves", "an interval needs at least two different images")
     sizes = np.bincount(members, minlength=len(units))
     side = np.zeros(len(units), dtype=int)
     order = rng.permutation(len(units))
-    if len(units) == len(view):
+    if len(units) == len(names):
         side[order[int(rng.integers(2)) :: 2]] = 1
     else:
         filled = [0, 0]
         for g in order:
             side[g] = int(filled[1] < filled[0])
             filled[side[g]] += sizes[g]
-    mask = side[members] == 0
-    return view.take(np.flatnonzero(mask)), view.take(np.flatnonzero(~mask))
+    return np.asarray(side[members] == 0)
 
 
 def shortened(view: Embedding, size: int, rng: np.random.Generator) -> Embedding:
