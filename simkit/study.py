@@ -16,7 +16,7 @@ from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, OptionInfo, Registry, Spec, build_options, option, options_of, parse_spec, union_members
 from simkit.transfer import Protocol, is_path, presets, protocol_of
 
-__all__ = ["CorrelateOptions", "DatasetSpec", "Study", "aliases", "json_schema", "read_study", "study_from", "toml_text"]
+__all__ = ["CorrelateOptions", "DatasetSpec", "NetworkSpec", "Study", "aliases", "json_schema", "network_of", "read_study", "study_from", "toml_text"]
 
 CEILING = "(ceiling: noise)"
 """Name of the synthetic unrelated data set; no data set of a user is called so."""
@@ -70,6 +70,21 @@ class DatasetSpec:
 
 
 @dataclass(frozen=True)
+class NetworkSpec:
+    """One entry of ``[networks]``: the network that was trained on a source.
+
+    Attributes:
+        name: of the source; one of the data sets, or the name of a source that is known by its network alone.
+        extractor: the network.
+        images: that it was trained on, for ``source-size``; None where nobody said so.
+    """
+
+    name: str
+    extractor: Any
+    images: int | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """A study, every name resolved and every option checked.
 
@@ -95,6 +110,7 @@ class Study:
         store: root of the store, or None for the default.
         out: output folder.
         text: the study file as it was read ("" for a study made in Python).
+        networks: source -> the network that was trained on it, for measures of transferability; those of ``[finetune]`` come in addition.
     """
 
     name: str
@@ -118,6 +134,7 @@ class Study:
     out: Path = Path("results")
     text: str = ""
     projection: Any = None
+    networks: Mapping[str, NetworkSpec] = field(default_factory=dict)
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -159,7 +176,7 @@ class _Top:
     out: Path | None = option(None, "output folder; default: results/<study> beside the file")
 
 
-_SPECIAL = ("datasets", "extractor", "methods", "finetune", "correlate")
+_SPECIAL = ("datasets", "extractor", "methods", "networks", "finetune", "correlate")
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:
@@ -218,6 +235,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
     extractor = _component(EXTRACTORS, content.get("extractor", "torchvision"), f"{where}: extractor", base, problems)
     projection = _projection(top.projection, f"{where}: projection", problems)
     methods, everything = _methods(content.get("methods", list(DEFAULT_METHODS)), f"{where}: methods", base, problems)
+    networks = _networks(content.get("networks", {}), base, f"{where}: networks", problems)
     protocol = _protocol(content, where, base, problems)
     correlate = _table(CorrelateOptions, content, "correlate", where, base, problems) or CorrelateOptions()
     if protocol is not None and top.transfer is not None:
@@ -231,7 +249,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
         device=top.device, protocol=protocol,
         transfer=_absolute(top.transfer, base), correlate=correlate, store=_absolute(top.store, base),
         out=_absolute(top.out, base) or base / "results" / re.sub(r"[^\w.-]+", "-", name), text=text,
-        projection=projection,
+        projection=projection, networks=networks,
     )
 
 
@@ -382,6 +400,63 @@ def _dataset(name: str, entry: Any, base: Path, where: str, problems: Problems) 
     return None if source is None else DatasetSpec(name, source, tuple(tags), dict(attributes))
 
 
+def _networks(value: Any, base: Path, where: str, problems: Problems) -> dict[str, NetworkSpec]:
+    """The ``[networks]`` table: source -> extractor (torchvision, timm, checkpoint, random), and the number of images that it was trained on."""
+    from simkit.extractors.base import Extractor
+
+    example = 'write NAME = {torchvision = {network = "resnet18"}} or NAME = {checkpoint = {network = "resnet18", path = "weights.pth"}}'
+    if not isinstance(value, Mapping):
+        problems.add("SK103", where, f"{value!r} is not a table", example)
+        return {}
+    made = {}
+    for name, entry in value.items():
+        here = f"{where}.{name}"
+        keys = [key for key in entry if key != "images"] if isinstance(entry, Mapping) else [entry]
+        if len(keys) != 1 or not isinstance(keys[0], str):
+            problems.add("SK103", here, f"names {len(keys)} networks, wanted one", example)
+            continue
+        extractor = _component(EXTRACTORS, {keys[0]: entry[keys[0]]} if isinstance(entry, Mapping) else keys[0], here, base, problems)
+        images = entry.get("images") if isinstance(entry, Mapping) else None
+        if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
+            problems.add("SK102", f"{here}.images", f"{images!r} is not a number of images", "give the number of images that the network was trained on")
+            images = None
+        if extractor is not None and isinstance(extractor, Extractor) and type(extractor).classifier is Extractor.classifier:
+            problems.add("SK108", here, f"'{extractor.name}' is no network with a classification layer", "give torchvision, timm, checkpoint or random")
+        elif extractor is not None:
+            made[str(name)] = NetworkSpec(str(name), extractor, images)
+    return made
+
+
+def network_of(text: str, options: Mapping[str, Any] | None = None) -> NetworkSpec:
+    """The network of a source, written in short: ``NAME=ARCHITECTURE``, ``NAME=ARCHITECTURE:WEIGHTS``.
+
+    Args:
+        text: the architecture is of torchvision, or ``timm:MODEL``; weights are the path of a state dict, "random" (untrained), or a name of
+            torchvision's weights; without them the recommended ones.
+        options: of the extractor, such as image_size.
+
+    Raises:
+        UsageError: another form, or a name that is not known.
+    """
+    name, equals, network = (part.strip() for part in text.partition("="))
+    if not (name and equals and network):
+        fix = "write NAME=resnet18, NAME=resnet18:weights.pth, NAME=timm:vit_small_patch16_224 or NAME=resnet18:random"
+        raise UsageError("SK102", "--network", f"'{text}' is not of the form NAME=ARCHITECTURE[:WEIGHTS]", fix)
+    prefix = "timm:" if network.startswith("timm:") else ""
+    architecture, _, weights = network.removeprefix(prefix).partition(":")
+    file = weights.endswith((".pth", ".pt", ".safetensors", ".bin")) or "/" in weights
+    if file:
+        chosen: dict[str, Any] = {"checkpoint": {"network": f"{prefix}{architecture}", "path": str(Path(weights).expanduser())}}
+    elif weights == "random":
+        chosen = {"random": {"network": f"{prefix}{architecture}"}}
+    elif prefix:
+        chosen = {"timm": {"model": architecture + (f".{weights}" if weights else "")}}
+    else:
+        chosen = {"torchvision": {"network": architecture} | ({"weights": weights} if weights else {})}
+    (kind, own), = chosen.items()
+    return NetworkSpec(name, EXTRACTORS.build(Spec(kind, {**own, **(options or {})}), f"--network {name}"))
+
+
 def _check_names(names: Sequence[str], known: Sequence[str], where: str, problems: Problems) -> None:
     for name in names:
         if name not in known:
@@ -475,6 +550,14 @@ def _json_spec(registry: Registry, extra: Sequence[str] = ()) -> dict[str, Any]:
     return {"anyOf": [names, table]}
 
 
+def _json_network() -> dict[str, Any]:
+    """Schema of one entry of ``[networks]``."""
+    images = {"type": "integer", "minimum": 1, "description": "images that the network was trained on"}
+    table = {"type": "object", "minProperties": 1, "maxProperties": 2, "properties": _json_components(EXTRACTORS) | {"images": images},
+             "patternProperties": {"^[\\w.]+:\\w+$": {"type": "object"}}, "additionalProperties": False}
+    return {"anyOf": [{"enum": list(EXTRACTORS.names())}, table]}
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the study file, from the code itself: editors complete and check the file with it."""
     method = _json_spec(ESTIMATORS, ("all",))
@@ -492,6 +575,7 @@ def json_schema() -> dict[str, Any]:
     top["properties"] |= {
         "datasets": {"type": "object", "minProperties": 1, "additionalProperties": dataset},
         "extractor": _json_spec(EXTRACTORS),
+        "networks": {"type": "object", "additionalProperties": _json_network()},
         "methods": {"anyOf": [{"type": "array", "minItems": 1, "items": method}, method]},
         "finetune": _json_finetune(),
         "correlate": _json_object(CorrelateOptions),

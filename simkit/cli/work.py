@@ -142,10 +142,14 @@ def _unique(names: list[str]) -> None:
 
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option("--target", "targets", multiple=True, required=True, help="Target data set; may be given several times.")
 @click.option("--method", "methods", multiple=True, default=("otdd",), show_default=True, help="Measure (`simkit list`), module:Class, or all.")
 @click.option("--set", "pairs", multiple=True, metavar="[METHOD.]K=V", help="Option of a method, such as otdd.label_cost=exact.")
+@click.option("--network", "networks", multiple=True, metavar="NAME=ARCH[:WEIGHTS]",
+              help="The network that was trained on source NAME, for measures of transferability: resnet18, resnet18:weights.pth, timm:MODEL, "
+                   "resnet18:random. NAME may be one of the SOURCEs, or a source that is known by its network alone. May be given several times.")
+@click.option("--network-set", "network_pairs", multiple=True, metavar="K=V", help="Option of every network, such as image_size=64.")
 @click.option("--extractor", default="torchvision", show_default=True, help="Name of the extractor (`simkit list`), or module:Class.")
 @click.option("--extractor-set", "extractor_pairs", multiple=True, metavar="K=V", help="Option of the extractor, such as network=resnet18.")
 @click.option("--projection", default=None, metavar="pca:K|random:K", help="Reduce the features to K dimensions (PCA: fitted on all data sets).")
@@ -162,15 +166,18 @@ def _unique(names: list[str]) -> None:
 @device_options
 @output_options
 def distance(
-    sources: tuple[str, ...], targets: tuple[str, ...], methods: tuple[str, ...], pairs: tuple[str, ...], extractor: str,
-    extractor_pairs: tuple[str, ...], projection: str | None, device: str, seed: int, repeats: int, size_match: str, draws: int, ceiling: str,
+    sources: tuple[str, ...], targets: tuple[str, ...], methods: tuple[str, ...], pairs: tuple[str, ...], networks: tuple[str, ...],
+    network_pairs: tuple[str, ...], extractor: str, extractor_pairs: tuple[str, ...], projection: str | None, device: str, seed: int, repeats: int,
+    size_match: str, draws: int, ceiling: str,
     out: str | None, study: str | None, batch_size: int | None, workers: int | None, backend: str, store: str | None, strict: bool,
     json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Score every SOURCE against every target: paths, samples:NAME or names of --study.
 
-    Each score comes with its number of images, a 95 % interval, the floor (the value between two halves of the target), the ceiling (the value of
-    pictures of noise) and, where the measure has a test, a permutation p-value; with --json, also with the evidence behind it (parts, bounds, errors).
+    Each score comes with its number of images, a 95 % interval, the floor (the value between two halves of the target; of a measure of transferability,
+    the value that shuffled labels give), the ceiling (the value of pictures of noise) and, where the measure has a test, a permutation p-value; with --json,
+    also with the evidence behind it (parts, bounds, errors). Measures of transferability (logme, leep, knn ...) look at the target through the network
+    that was trained on each source: name it with --network, or in [networks] of --study.
     """
     from simkit.estimators.comparison import Sampling
     from simkit.extractors.projection import projection_of
@@ -181,10 +188,13 @@ def distance(
 
     output = Output(json_target, quiet)
     specs = _with_settings(methods, pairs)
+    given = _networks(networks, network_pairs)
+    if not sources and not given:
+        raise UsageError("SK104", "SOURCE", "no source is named", "name data sets, or networks with --network NAME=ARCH[:WEIGHTS]")
     chosen = {extractor: settings(extractor_pairs, "--extractor-set")}
     sampling = Sampling(seed, repeats, _size_match(size_match), draws)
     made = study_of(sources, list(targets), specs, extractor=chosen, study=study, sampling=sampling, ceiling=ceiling, device=device, store=store,
-                    projection=projection_of(projection, "--projection"))
+                    projection=projection_of(projection, "--projection"), networks=given)
     table, unavailable, kept, details = scored(made, effort=Effort(batch_size, workers, backend), strict=strict, progress=output)
     if out:
         table.to_csv(out)
@@ -207,6 +217,22 @@ def distance(
 
 NOTHING = 7
 """Exit status where not one score could be computed."""
+
+
+def _networks(texts: tuple[str, ...], pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Source -> its network, of --network and --network-set."""
+    from simkit.study import network_of
+
+    options = settings(pairs, "--network-set")
+    if options and not texts:
+        raise UsageError("SK102", "--network-set", "no --network is given", "give --network NAME=ARCH[:WEIGHTS], or leave it out")
+    made: dict[str, Any] = {}
+    for text in texts:
+        one = network_of(text, options)
+        if one.name in made:
+            raise UsageError("SK105", "--network", f"'{one.name}' is given twice", "give each source one network")
+        made[one.name] = one
+    return made
 
 
 def _size_match(text: str) -> Any:

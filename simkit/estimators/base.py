@@ -208,8 +208,8 @@ class NetworkEstimator(Estimator):
     kind: Kind = "transferability"
     symmetric = False
     higher_is_better = True
-    needs = ("labels",)
-    bounds = (None, None)
+    needs: tuple[str, ...] = ("labels",)
+    bounds: tuple[float | None, float | None] = (None, None)
     reads: tuple[str, ...] = ("features",)
 
     def assess_all(self, seen: Sequence[Seen], rngs: Sequence[np.random.Generator]) -> list[Score]:
@@ -221,4 +221,8 @@ class TaskEstimator(Estimator):
     """A measure of two task embeddings (:class:`~simkit.estimators.task_embedding.TaskEmbedding`)."""
 
     view: View = "task"
-    needs = ("labels",)
+    needs: tuple[str, ...] = ("labels",)
+
+    def embedding_recipe(self) -> dict[str, Any]:
+        """What identifies the task embedding of a data set, beside its content: the probe network and how its Fisher information is computed."""
+        raise NotImplementedError

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from simkit.dataset import Dataset
 from simkit.errors import IntegrityError, Problem, ResourceError, UsageError
 from simkit.extractors.decoding import Preparation, Prepared, prepared_images
 from simkit.recipe import recipe_of
+
+if TYPE_CHECKING:
+    from simkit.extractors.classifier import Classifier
 
 __all__ = ["AUTOMATIC", "Batch", "Extractor", "NetworkSessionLike", "OutOfMemory", "Session", "extract"]
 
@@ -102,6 +105,15 @@ class Extractor:
     def session(self, device: str) -> Session:
         """Loads the extractor onto a device ("cpu", "cuda", "cuda:1", "mps")."""
         raise NotImplementedError
+
+    def classifier(self) -> Classifier:
+        """The network with its classification layer, for measures of transferability and task embeddings.
+
+        Raises:
+            UsageError: the extractor is no network whose layers are known.
+        """
+        message = f"'{self.name}' is no network with a classification layer that simkit knows"
+        raise UsageError("SK108", self.name, message, "give torchvision, timm, checkpoint or random")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from simkit.errors import UsageError
 from simkit.extractors.base import Extractor, Session
+from simkit.extractors.classifier import Classifier, load_head
 from simkit.extractors.layers import LayerSession, Pool, check_layer
 from simkit.extractors.network_session import IMAGENET_MEAN, IMAGENET_STD, PRECISION, NetworkSession, Precision, Preprocessing
 from simkit.extractors.timm import Timm, heads_of
@@ -77,6 +78,20 @@ class Architecture:
         """Names of the classification layers."""
         return heads_of(model) if self.timm is not None else (head_of(model)[0],)
 
+    def classifier(
+        self, model: torch.nn.Module, preprocessing: Preprocessing, outputs: int, recipe: dict[str, Any], precision: Precision = "float32",
+    ) -> Classifier:
+        """The network with its classification layer.
+
+        Raises:
+            UsageError: a network of timm with several such layers.
+        """
+        heads = self.heads(model)
+        if len(heads) != 1:
+            message = f"{self.name} has {len(heads)} classification layers ({', '.join(heads)}), wanted one"
+            raise UsageError("SK108", f"{self.where}.network", message, "choose another network")
+        return Classifier(model, preprocessing, heads[0], outputs, (), self.layer, self.pool, self.where, precision, recipe)
+
 
 @dataclass(frozen=True)
 class Checkpoint(Extractor):
@@ -117,6 +132,13 @@ class Checkpoint(Extractor):
 
     def session(self, device: str) -> Session:
         return self._architecture().session(self._network(), self._preprocessing(), device).at(self.precision)
+
+    def classifier(self) -> Classifier:
+        """The network with the file's classification layer, which may have any number of outputs, or be missing."""
+        architecture, model = self._architecture(), self._network()
+        heads = architecture.heads(model)
+        outputs = load_head(model, state_of(self.path, key=self.key), heads[0], str(self.path), prefix=self.prefix) if len(heads) == 1 else 0
+        return architecture.classifier(model.eval().requires_grad_(False), self._preprocessing(), outputs, self.recipe(), self.precision)
 
     def _architecture(self) -> Architecture:
         return Architecture(self.network, self.layer, self.pool, self.image_size, self.name)

@@ -53,15 +53,18 @@ class Preprocessing:
     def cropped(self, image: np.ndarray) -> np.ndarray:
         """Image uint8 (height, width, 1 or 3) as uint8 (crop, crop, 3), by the arithmetic of torchvision's Resize and CenterCrop.
 
-        Grey images are repeated to three channels. A side that would be shorter than the crop is stretched to it.
+        Grey images are repeated to three channels; for a network of one channel colour becomes grey, (crop, crop, 1). A side that would be shorter than
+        the crop is stretched to it.
         """
         from PIL import Image
 
-        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("RGB")
+        grey = len(self.mean) == 1
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).convert("L" if grey else "RGB")
         size = self.resized(*picture.size)
         picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
         left, top = self.corner(*size)
-        return np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
+        out = np.asarray(picture.crop((left, top, left + self.crop, top + self.crop)))
+        return out[:, :, None] if grey else out
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height after resizing, at least those of the crop."""
@@ -102,8 +105,8 @@ class NetworkSession:
         fold_batch_norms(model.eval(), keep)
         self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self.preprocessing = preprocessing
-        self.mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
-        self.std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        self.mean = torch.tensor(preprocessing.mean, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(preprocessing.std, device=self.device).view(1, -1, 1, 1)
         self.backend: Any = None
         self.preferred = 0
         self.repeated = 0
@@ -121,7 +124,7 @@ class NetworkSession:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of a prepared image."""
-        return (self.preprocessing.crop, self.preprocessing.crop, 3)
+        return (self.preprocessing.crop, self.preprocessing.crop, len(self.preprocessing.mean))
 
     def rows(self, images: torch.Tensor) -> torch.Tensor:
         """Features (n, d) of normalised images, float32 (n, 3, height, width)."""

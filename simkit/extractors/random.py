@@ -7,6 +7,7 @@ from typing import Any
 
 from simkit.extractors.base import Extractor, Session
 from simkit.extractors.checkpoint import Architecture
+from simkit.extractors.classifier import Classifier, outputs_of
 from simkit.extractors.layers import Pool
 from simkit.extractors.network_session import PRECISION, Precision, Preprocessing
 from simkit.networks import import_timm, import_torchvision
@@ -49,6 +50,14 @@ class Random(Extractor):
         architecture = self._architecture()
         session = architecture.session(architecture.network(self.seed), Preprocessing(round(self.image_size * 8 / 7), self.image_size), device)
         return session.at(self.precision)
+
+    def classifier(self) -> Classifier:
+        """The network with its classification layer, which has learnt nothing either."""
+        architecture = self._architecture()
+        model = architecture.network(self.seed).eval().requires_grad_(False)
+        heads = architecture.heads(model)
+        outputs = outputs_of(model.get_submodule(heads[0])) if len(heads) == 1 else 0
+        return architecture.classifier(model, Preprocessing(round(self.image_size * 8 / 7), self.image_size), outputs, self.recipe(), self.precision)
 
     def _architecture(self) -> Architecture:
         return Architecture(self.network, self.layer, self.pool, self.image_size, self.name)

@@ -13,6 +13,7 @@ import numpy as np
 
 from simkit.errors import DataError, IntegrityError, ResourceError, UsageError, nearest
 from simkit.extractors.base import Extractor, Session
+from simkit.extractors.classifier import Classifier, load_head, outputs_of
 from simkit.extractors.layers import LayerSession, Pool, check_layer, pooled
 from simkit.extractors.network_session import PRECISION, NetworkSession, Precision, Preprocessing
 from simkit.networks import (
@@ -97,6 +98,27 @@ class Timm(Extractor):
 
     def session(self, device: str) -> Session:
         return self._session(device, weights=True).at(self.precision)
+
+    def classifier(self) -> Classifier:
+        """The network with its classification layer: that of the weights, or of a checkpoint's file; an untrained one is untrained.
+
+        Raises:
+            UsageError: another pooling than the network's own (which its head was trained on) without a layer, or several classification layers.
+        """
+        if not self.layer and self.pool not in ("network", "gem"):
+            message = f"pool = '{self.pool}' takes the classification layer away"
+            raise UsageError("SK108", "timm.pool", message, "leave pool out, or name a layer")
+        model = self._build()
+        heads = heads_of(model)
+        if len(heads) != 1:
+            message = f"{self.model} has {len(heads)} classification layers ({', '.join(heads)}), wanted one"
+            raise UsageError("SK108", "timm.model", message, "choose another model")
+        outputs = outputs_of(model.get_submodule(heads[0]))
+        if self.checkpoint is not None:
+            outputs = load_head(model, state_of(self.checkpoint), heads[0], str(self.checkpoint))
+        pool: Pool = self._layer_pool() if self.layer else "gem" if self.pool == "gem" else "average"
+        return Classifier(model.eval().requires_grad_(False), self._preprocessing(self._configuration()), heads[0], outputs, (), self.layer, pool, "timm",
+                          self.precision, self.recipe())
 
     def _session(self, device: str, *, weights: bool) -> NetworkSession:
         return self.session_of(self._build(weights=weights), self._preprocessing(self._configuration()), device)

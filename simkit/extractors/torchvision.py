@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simkit.errors import UsageError
 from simkit.extractors.base import Extractor, Session
+from simkit.extractors.classifier import Classifier, load_head, outputs_of
 from simkit.extractors.layers import LayerSession, Pool, check_layer
 from simkit.extractors.network_session import PRECISION, Precision, Preprocessing
 from simkit.networks import (
@@ -101,6 +102,21 @@ class Torchvision(Extractor):
     def session(self, device: str) -> Session:
         session = LayerSession(self._build(), self._preprocessing(), device, layer=self.layer, pool=self.pool, where="torchvision")
         return session.at(self.precision)
+
+
+    def classifier(self) -> Classifier:
+        """The network with its classification layer: that of the weights, or of a checkpoint's file; an untrained network has an untrained one."""
+        model = self._build()
+        head, layer = head_of(model)
+        names: tuple[str, ...] = ()
+        if self.checkpoint is not None:
+            outputs = load_head(model, state_of(self.checkpoint), head, str(self.checkpoint))
+        else:
+            outputs = outputs_of(layer)
+            names = () if self.weights == "random" else tuple(self._enum().meta.get("categories", ()))
+        kept = names if len(names) == outputs else ()
+        return Classifier(model.eval().requires_grad_(False), self._preprocessing(), head, outputs, kept, self.layer, self.pool, "torchvision",
+                          self.precision, self.recipe())
 
 
 def untrained(network: str, seed: int, *, image_size: int) -> torch.nn.Module:

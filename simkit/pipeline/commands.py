@@ -22,7 +22,7 @@ from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, build_options
 from simkit.report.content import Unavailable
 from simkit.sources import detect, name_for
 from simkit.store import Store
-from simkit.study import DatasetSpec, Study, all_methods, load_datasets, read_study
+from simkit.study import DatasetSpec, NetworkSpec, Study, all_methods, load_datasets, network_of, read_study
 from simkit.tables import ScoreTable
 from simkit.transfer import TransferPlan, TransferResult, run_units
 
@@ -141,7 +141,8 @@ def embedded(
 
 def distance(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str = ("otdd",), *,
-    extractor: str | Mapping[str, Any] | Extractor = "torchvision", study: Study | str | os.PathLike[str] | None = None, seed: int = 0, repeats: int = 10,
+    networks: Mapping[str, Any] | None = None, extractor: str | Mapping[str, Any] | Extractor = "torchvision",
+    study: Study | str | os.PathLike[str] | None = None, seed: int = 0, repeats: int = 10,
     size_match: SizeMatch = "auto", draws: int = 5, ceiling: str = "noise", projection: str | None = None, device: str = "auto",
     batch_size: int | None = None, workers: int | None = None, backend: str = "auto", store: str | os.PathLike[str] | None = None, strict: bool = False,
     progress: Progress | None = None,
@@ -149,9 +150,12 @@ def distance(
     """Scores of every source-target pair by every method.
 
     Args:
-        sources: data sets, as for :func:`load`.
+        sources: data sets, as for :func:`load`; may be empty where there are ``networks``.
         targets: one or several data sets.
         methods: names or ``{name: {option: value}}``; "all" for every method that the data sets allow.
+        networks: source -> the network that was trained on it, for measures of transferability: "resnet18", "resnet18:weights.pth",
+            "timm:MODEL", ``{"checkpoint": {"network": ..., "path": ...}}``, or an Extractor. A name that is none of the data sets is a source that is known
+            by its network alone. A source that ``study`` has in [networks] brings its own.
         extractor: of the embeddings.
         study: a study file whose data set names may be used.
         seed: of every random choice.
@@ -167,7 +171,7 @@ def distance(
         ScoreTable: one row per (source, target, method); ``.frame`` is a pandas DataFrame.
     """
     made = study_of(sources, targets, methods, extractor=extractor, study=study, sampling=Sampling(seed, repeats, size_match, draws), ceiling=ceiling,
-                    device=device, store=store, projection=projection_of(projection, "projection"))
+                    device=device, store=store, projection=projection_of(projection, "projection"), networks=specs_of(networks or {}))
     return scored(made, effort=Effort(batch_size, workers, backend), strict=strict, progress=progress)[0]
 
 
@@ -179,23 +183,32 @@ def scored(
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
     _, kept, _, scores, refused = score_study(made, progress or Progress(), strict=strict, effort=effort)
     extractor = space_of(study, made.store, kept)
-    return score_table(scores, kept, extractor[:12]), (*made.impossible, *refused), kept, tuple(s.score.detail for s in scores)
+    return score_table(scores, kept, extractor[:12], made.networks), (*made.impossible, *refused), kept, tuple(s.score.detail for s in scores)
 
 
 def study_of(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str, *,
     extractor: str | Mapping[str, Any] | Extractor, study: Study | str | os.PathLike[str] | None, sampling: Sampling, ceiling: str, device: str,
-    store: str | os.PathLike[str] | None, projection: Projection | None = None,
+    store: str | os.PathLike[str] | None, projection: Projection | None = None, networks: Mapping[str, NetworkSpec] | None = None,
 ) -> Study:
-    """A study made of paths or names instead of a file. Two data sets of one name are refused."""
+    """A study made of paths or names instead of a file. Two data sets of one name are refused.
+
+    A source may be the name of one of ``networks``, or of the study's; networks of the study are taken for the sources that are named.
+    """
     many: list[DataLike] = list(targets) if isinstance(targets, (list, tuple)) else [targets]  # type: ignore[list-item]
     read = study if isinstance(study, Study) or study is None else read_study(study)
     specs: dict[str, DatasetSpec] = {}
     origin: dict[str, str] = {}
     names: dict[str, list[str]] = {"sources": [], "targets": []}
     problems = Problems()
+    offered = {**(read.networks if read is not None else {}), **(networks or {})}
+    taken = dict(networks or {})
     for role, group in (("sources", list(sources)), ("targets", many)):
         for data in group:
+            alone = isinstance(data, str) and data in offered and (read is None or data not in read.datasets) and not Path(data).exists()
+            if role == "sources" and alone:
+                taken[str(data)] = offered[str(data)]
+                continue
             spec, base = (_given(data), Path.cwd()) if isinstance(data, Dataset) else resolve(data, study=read)
             key = data.name if isinstance(data, Dataset) else str((base / os.fspath(data)).resolve())
             if spec.name in specs and origin[spec.name] != key:
@@ -205,6 +218,7 @@ def study_of(
             specs.setdefault(spec.name, _rooted(spec, base))
             origin.setdefault(spec.name, key)
             names[role].append(spec.name)
+    taken |= {name: offered[name] for name in names["sources"] if name in offered}
     if ceiling not in ("noise", "none", *specs):
         problems.add("SK101", "ceiling", f"'{ceiling}' is not one of the data sets{nearest(ceiling, specs)}", f"give noise, none, or one of {', '.join(specs)}")
     problems.raise_if_any(UsageError)
@@ -217,8 +231,20 @@ def study_of(
         extractor=extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor, "extractor"),  # the plan checks it where it is needed
         methods=tuple(built), all_methods="all" in listed, seed=sampling.seed, repeats=sampling.repeats,
         size_match=sampling.size_match, draws=sampling.draws, ceiling=ceiling, device=device, store=None if store is None else Path(store),
-        projection=projection,
+        projection=projection, networks=taken,
     )
+
+
+def specs_of(networks: Mapping[str, Any]) -> dict[str, NetworkSpec]:
+    """``{name: network}`` as :func:`distance` takes them."""
+    out = {}
+    for name, value in networks.items():
+        if isinstance(value, str):
+            out[name] = network_of(f"{name}={value}")
+        else:
+            made = value if isinstance(value, Extractor) else EXTRACTORS.build(value, f"networks.{name}")
+            out[name] = NetworkSpec(name, made)
+    return out
 
 
 class _InMemory:

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from simkit.dataset import Dataset
+from simkit.dataset import Dataset, DatasetCard
 from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, SimkitError, UsageError
 from simkit.estimators.comparison import Sampling
 from simkit.execution import duration
 from simkit.extractors.base import extract
+from simkit.pipeline.networks import SourceNetwork, check_networks, network_names, network_sources, pairs_of, source_cards, wanted_pretrainings
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
 from simkit.pipeline.stages import check_projection, read_card, space_of, stored_card, strictly
+from simkit.pipeline.transferability import transferability_key
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
@@ -67,6 +69,12 @@ class Plan:
     transfer: TransferPlan | None = None
     measured: TransferTable | None = None
     store: Store = field(default_factory=Store)
+    networks: Mapping[str, SourceNetwork] = field(default_factory=dict)
+
+    def pairs(self, method: Any) -> list[tuple[str, str]]:
+        """The pairs that a measure can have."""
+        cannot = {(u.source, u.target) for u in self.impossible if u.method == method.name}
+        return [pair for pair in pairs_of(self.study, method) if pair not in cannot]
 
     @property
     def seconds(self) -> float:
@@ -127,25 +135,33 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
         datasets[unrelated.name] = unrelated.load(study.base)
     if strict:
         _all_strict(datasets)
-    if not study.pairs:
+    if not any(pairs_of(study, method) for method in study.methods) and not study.pairs:
         raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
-    methods, impossible = _possible(study, datasets)
+    store = Store(study.store)
+    explicit = network_sources(study, None)
+    if any(method.view == "network" or method.reads_source_card for method in study.methods):
+        check_networks(explicit, datasets, study, store)
+    cards = source_cards(study, explicit, store) if any(method.reads_source_card for method in study.methods) else {}
+    methods, impossible = _possible(study, {**datasets, **cards})
+    impossible += _without_outputs(study, methods, explicit, store)
     for method in methods:
         if isinstance(getattr(method, "device", None), str):
             resolve_device(method.device, where=f"methods: {method.name}.device")
     _check_sizes(methods, study, datasets)
     check_projection(study.projection, [dataset for name, dataset in datasets.items() if name in {*study.sources, *study.targets}])
-    store = Store(study.store)
     if study.protocol is not None:  # its plan decodes the images: those that cannot be read must be known before
         for dataset in datasets.values():
             read_card(dataset, store, Progress())
     steps, kept = _embedding_steps(study, datasets, store, str(device), probe=probe)
-    steps += _score_steps(study, kept, store, methods, impossible)
     transfer, measured = None, _measured(study)
     if study.protocol is not None:
         transfer = plan_transfer(study, kept, store)
+    networks = network_sources(study, transfer) if any(method.view == "network" for method in methods) else {}
+    made = Plan(study, describe_device(device), datasets, kept, (), tuple(impossible), methods, transfer, measured, store, networks)
+    steps += [*_looking_steps(made, cards), *_score_steps(made, cards)]
+    if study.protocol is not None and transfer is not None:
         steps.append(Step("finetune", study.protocol.network, len(transfer.runs), len(transfer.done), "runs", transfer.seconds))
-    return Plan(study, describe_device(device), datasets, kept, tuple(steps), tuple(impossible), methods, transfer, measured, store)
+    return replace(made, steps=tuple(steps))
 
 
 def _measured(study: Study) -> TransferTable | None:
@@ -157,7 +173,7 @@ def _measured(study: Study) -> TransferTable | None:
     table = read_transfer(study.transfer)
     rank_sources(table, seed=study.seed)  # refuses mixed metrics, and those of which less is better
     known = {(str(r["source"]), str(r["target"])) for r in table.records}
-    if not known & set(study.pairs):
+    if not known & {*study.pairs, *((s, t) for t in study.targets for s in network_names(study))}:
         found = ", ".join(f"{s} -> {t}" for s, t in sorted(known)[:5])
         message = f"holds no source-target pair of the study; it holds {found}"
         raise DataError("SK209", str(study.transfer), message, "use the names of the data sets of the study in the columns source and target")
@@ -171,7 +187,7 @@ def plan_transfer(study: Study, datasets: Mapping[str, Dataset], store: Store, p
     if protocol.device == "auto":
         protocol = replace(protocol, device=study.device)
     return plan_units(protocol, datasets, study.sources, study.targets, study.seed, store,
-                      progress=(progress or Progress()).say)
+                      progress=(progress or Progress()).say, networks=wanted_pretrainings(study))
 
 
 def _all_strict(datasets: Mapping[str, Dataset]) -> None:
@@ -184,11 +200,11 @@ def _all_strict(datasets: Mapping[str, Dataset]) -> None:
     problems.raise_if_any(DataError)
 
 
-def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any, ...], list[Unavailable]]:
+def _possible(study: Study, datasets: Mapping[str, Dataset | DatasetCard]) -> tuple[tuple[Any, ...], list[Unavailable]]:
     """The methods that some pair can have, and the pairs that cannot, with reasons.
 
     Missing labels are a fact about the data: the pair is listed and everything else goes on. A method that was asked for by name and that no
-    pair can have for another reason (no tags, no attributes) is an error of the study.
+    pair can have for another reason (no tags, no attributes, no network of the sources) is an error of the study.
 
     Raises:
         UsageError: such a method.
@@ -197,18 +213,15 @@ def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any,
     problems, impossible = Problems(), []
     methods = []
     for method in study.methods:
-        if method.view not in ("embedding", "card"):
-            problems.add("SK108", method.name, f"needs the view '{method.view}', which this simkit does not make", "leave the method out")
-            continue
-        reasons = {(s, t): method.missing(datasets[s], "source") or method.missing(datasets[t], "target") for s, t in study.pairs}
+        reasons = _reasons(study, method, datasets)
         refused = {pair: reason for pair, reason in reasons.items() if reason}
-        by_labels = any(_lacks_labels(method, datasets[s], datasets[t]) for s, t in refused)
-        if len(refused) == len(study.pairs) and not study.all_methods and not by_labels:
+        by_labels = any(_lacks_labels(method, datasets.get(s), datasets[t]) for s, t in refused)
+        if len(refused) == len(reasons) and not study.all_methods and not by_labels:
             fix = 'add what is missing, leave the method out, or use methods = "all", which lists it as impossible'
             for reason in dict.fromkeys(refused.values()):
-                problems.add("SK108", f"methods: {method.name}", reason, fix)
+                problems.add("SK108", f"methods: {method.name}", reason, ADD_NETWORKS if method.view == "network" else fix)
         impossible += [Unavailable(method.name, *pair, reason) for pair, reason in refused.items()]
-        if len(refused) < len(study.pairs):
+        if len(refused) < len(reasons):
             methods.append(method)
     problems.raise_if_any(UsageError)
     if not methods:
@@ -218,11 +231,38 @@ def _possible(study: Study, datasets: Mapping[str, Dataset]) -> tuple[tuple[Any,
     return tuple(methods), impossible
 
 
+ADD_NETWORKS = ("give the network of each source in [networks] (or `simkit distance --network`), or a [finetune] table, whose pretrained networks are taken; "
+                "for leep and nce, head = knn fits a head on the source's features instead")
+
+
+def _reasons(study: Study, method: Any, datasets: Mapping[str, Dataset | DatasetCard]) -> dict[tuple[str, str], str]:
+    """Why a measure cannot be computed, for every pair that it is asked for; "" where it can."""
+    if method.view != "network":
+        return {(s, t): method.missing(datasets[s], "source") or method.missing(datasets[t], "target") for s, t in pairs_of(study, method)}
+    out = {(s, t): method.missing(datasets[t], "target") for s, t in pairs_of(study, method)}
+    if not out:  # not one source has a network
+        said = f"{method.name} needs the network that was trained on each source; with one shared extractor it is the same number for every source"
+        return dict.fromkeys(study.pairs, said)
+    have = set(network_names(study))
+    return {**{(s, t): f"{method.name} needs the network that was trained on {s}, and none is given" for s, t in study.pairs if s not in have}, **out}
+
+
+def _without_outputs(study: Study, methods: tuple[Any, ...], networks: Mapping[str, SourceNetwork], store: Store) -> list[Unavailable]:
+    """Pairs of measures that read probabilities, of sources whose network has no head."""
+    if not any("probabilities" in getattr(method, "reads", ()) for method in methods if method.view == "network"):
+        return []
+    bare = [name for name, network in networks.items() if network.head(store)[0] == 0]
+    return [Unavailable(method.name, s, t, f"{method.name} needs the probabilities of the network's head, and the weights of {s} hold none")
+            for method in methods if method.view == "network" and "probabilities" in method.reads for s, t in pairs_of(study, method) if s in bare]
+
+
 def _check_sizes(methods: tuple[Any, ...], study: Study, datasets: Mapping[str, Dataset]) -> None:
     """Refuses what no machine would finish (more images than a solver takes), and sizes that the data do not have, before an image is embedded."""
     problems = Problems()
     counts = {name: len(dataset) for name, dataset in datasets.items()}
     for method in methods:
+        if method.view != "embedding":
+            continue
         sizes = common_sizes(method, study.pairs, counts, study.sampling, where=f"{study.name}: size_match")
         for source, target in study.pairs:
             try:
@@ -235,9 +275,9 @@ def _check_sizes(methods: tuple[Any, ...], study: Study, datasets: Mapping[str, 
     problems.raise_if_any(ResourceError)
 
 
-def _lacks_labels(method: Any, source: Dataset, target: Dataset) -> bool:
-    wants = {"source": (*method.needs, *method.needs_of_source), "target": method.needs}
-    return any("labels" in wants[role] and not data.class_counts for role, data in (("source", source), ("target", target)))
+def _lacks_labels(method: Any, source: Dataset | DatasetCard | None, target: Dataset | DatasetCard) -> bool:
+    wants = {"source": () if method.view == "network" else (*method.needs, *method.needs_of_source), "target": method.needs}
+    return any("labels" in wants[role] and data is not None and not data.class_counts for role, data in (("source", source), ("target", target)))
 
 
 def _embedding_steps(
@@ -279,7 +319,9 @@ def _score_seconds(
     method: Any, pairs: list[tuple[str, str]], datasets: Mapping[str, Dataset], todo: int, sampling: Sampling, sizes: Mapping[str, int | None],
 ) -> float | None:
     """Estimated seconds of the pairs that are left, half-samples included; None where the measure does not know."""
-    if not todo or method.view == "card":  # measures of cards take milliseconds
+    if method.view == "network" and todo:
+        return None
+    if not todo or method.view in ("card", "task"):  # measures of cards take milliseconds
         return 0.001 * todo
     seconds = 0.0
     for source, target in pairs:
@@ -292,22 +334,43 @@ def _score_seconds(
     return seconds * todo / len(pairs)
 
 
-def _score_steps(
-    study: Study, datasets: Mapping[str, Dataset], store: Store, methods: tuple[Any, ...], impossible: list[Unavailable],
-) -> list[Step]:
+def _looking_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
+    """One step for each network: the images of its targets that it has not seen yet; and one for each task embedding."""
     steps = []
-    cannot = {(u.method, u.source, u.target) for u in impossible}
+    methods = [method for method in made.methods if method.view == "network"]
+    pairs = list(dict.fromkeys(pair for method in methods for pair in made.pairs(method)))
+    for source, network in made.networks.items():
+        shelf = made.store.shelf(network.extractor.recipe())
+        targets = [target for one, target in pairs if one == source]
+        missing, total = (sum(len(count) for count in counts) for counts in (
+            [shelf.missing(made.readable[target].digests) for target in targets], [set(made.readable[target].digests) for target in targets]))
+        if targets:
+            steps.append(Step("see by", f"{source} ({network.origin})", total, total - missing, "images", 0.0 if not missing else None))
+    return [*steps, *task_steps(made)]
+
+
+def _score_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
+    steps, study, store, datasets = [], made.study, made.store, made.readable
     extractor = space_of(study, store, datasets)
     counts = {name: len(dataset) for name, dataset in datasets.items()}
     unrelated = study.unrelated
     ceiling = digest(["embedding", datasets[unrelated.name].fingerprint, extractor]) if unrelated else ""
-    for method in methods:
-        digests = {name: view_digest_of(method, dataset, extractor) for name, dataset in datasets.items()}
-        pairs = [pair for pair in study.pairs if (method.name, *pair) not in cannot]
-        sizes = common_sizes(method, pairs, counts, study.sampling)
-        keys = [score_key(method, digests, *pair, sampling=study.sampling, size=sizes.get(pair[1]), ceiling=ceiling) for pair in pairs]
+    for method in made.methods:
+        pairs = made.pairs(method)
+        if method.view == "network":
+            pool = {t: [s for s, other in pairs if other == t] for _, t in pairs}
+            keys = [transferability_key(method, (s, t), made.networks, datasets[t], pool[t], study.sampling) for s, t in pairs]
+            sizes: Mapping[str, int | None] = {}
+        else:
+            names = {name for pair in pairs for name in pair}
+            digests = {name: view_digest_of(method, cards.get(name) or datasets[name], extractor) for name in names}
+            sizes = common_sizes(method, pairs, counts, study.sampling) if method.view == "embedding" else {}
+            keys = [score_key(method, digests, *pair, sampling=study.sampling, size=sizes.get(pair[1]), ceiling=ceiling) for pair in pairs]
         stored = sum(store.load_json("score", key) is not None for key in keys)
         seconds = _score_seconds(method, pairs, datasets, len(pairs) - stored, study.sampling, sizes)
         steps.append(Step("score", method.name, len(pairs), stored, "pairs", seconds))
     return steps
 
+
+def task_steps(made: Plan) -> list[Step]:
+    return []

@@ -20,15 +20,19 @@ from simkit.dataset import Dataset, DatasetCard, Skipped, card_of
 from simkit.errors import DataError, NotEnoughData, UsageError
 from simkit.execution import Where
 from simkit.files import resource_errors, write_json, write_text
+from simkit.pipeline.gradients import gradients_of
+from simkit.pipeline.networks import SourceNetwork, leaks, look, network_sources, seen_through, source_cards
 from simkit.pipeline.planning import Plan, plan, plan_transfer
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import PairScore, score_all, view_digest_of
 from simkit.pipeline.stages import Effort, Embedded, Sessions, embed_dataset, projected, read_card, space_of
+from simkit.pipeline.tasks import task_embeddings
+from simkit.pipeline.transferability import score_networks
 from simkit.recipe import describe, digest, recipe_of
 from simkit.report.content import Content, MethodInfo, Unavailable
 from simkit.study import Study, aliases, read_study, toml_text
 from simkit.tables import ScoreTable, TransferTable, csv_text
-from simkit.transfer import TransferResult, run_units
+from simkit.transfer import TransferResult, pretrained, run_units
 
 if TYPE_CHECKING:
     from simkit.correlation import Correlation, RankedSource
@@ -135,6 +139,9 @@ def run(
     _check_out(study, overwrite=overwrite)
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
+    if made.transfer is not None and made.transfer.wholes and not all(pretrained(made.store, unit.key) for unit, _ in made.transfer.wholes.values()):
+        progress.say("pretraining the networks that measures look through")
+        run_units(made.transfer.only_pretrainings, progress=progress.say, jobs=jobs, cluster=cluster)
     cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, effort=Effort(batch_size, workers, backend))
     transfer = _finetune(made, kept, progress, jobs=jobs, cluster=cluster)
     progress.say("correlating scores with transfer, writing tables and page")
@@ -168,11 +175,16 @@ def score_study(
                 kept[one.dataset.name] = one.dataset
                 cards[one.dataset.name] = card_of(one.dataset)[0]
         embedded = projected(embedded, study.projection, {*study.sources, *study.targets}, progress)
-    views: dict[str, dict[str, Any]] = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": dict(cards)}
+    networked = [m for m in made.methods if m.view == "network"]
+    others = [m for m in made.methods if m.view != "network"]
+    named = source_cards(study, {**network_sources(study, None), **made.networks}, store) if any(m.reads_source_card for m in others) else {}
+    views: dict[str, dict[str, Any]] = {"embedding": {e.dataset.name: e.embedding for e in embedded}, "card": {**cards, **named}}
     extractor = space_of(study, store, kept)
-    cannot = {(u.method, u.source, u.target) for u in made.impossible}
-    pairs = {m.name: [pair for pair in study.pairs if (m.name, *pair) not in cannot] for m in made.methods}
-    digests = {(m.name, name): view_digest_of(m, kept[name], extractor) for m in made.methods for name in {n for pair in pairs[m.name] for n in pair}}
+    pairs = {m.name: made.pairs(m) for m in made.methods}
+    for method in others:
+        if method.view == "task":
+            views[method.name] = task_embeddings(method, {n: kept[n] for pair in pairs[method.name] for n in pair}, made, progress)
+    digests = {(m.name, name): view_digest_of(m, named.get(name) or kept[name], extractor) for m in others for name in {n for p in pairs[m.name] for n in p}}
     unrelated = study.unrelated
     ceiling = None
     if unrelated is not None:
@@ -180,15 +192,48 @@ def score_study(
         if unrelated.name not in {*study.sources, *study.targets}:
             for found in (views["embedding"], views["card"], cards, kept):
                 del found[unrelated.name]
-    scores, refused = score_all(made.methods, views, digests, pairs, store, sampling=study.sampling, ceiling=ceiling, progress=progress)
+    scores, refused = score_all(others, views, digests, pairs, store, sampling=study.sampling, ceiling=ceiling, progress=progress)
+    if networked:
+        more, also = scores_of_networks(made, networked, kept, progress, effort)
+        order = {m.name: place for place, m in enumerate(made.methods)}
+        scores, refused = sorted([*scores, *more], key=lambda s: order[s.estimator.name]), [*refused, *also]
     fresh = sum(not s.stored for s in scores)
     progress.say(f"{len(scores)} scores of {len(made.methods)} methods ({fresh} computed, {len(scores) - fresh} found in the store)")
     return cards, kept, embedded, scores, refused
 
 
-def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor: str) -> ScoreTable:
-    """The scores as a table. Values of one measure and target that two solvers found are flagged: they cannot be ranked together."""
+def scores_of_networks(
+    made: Plan, methods: list[Any], kept: Mapping[str, Dataset], progress: Progress, effort: Effort,
+) -> tuple[list[PairScore], list[Unavailable]]:
+    """Scores of the network view: each network looks once at each target, whatever the number of measures."""
+    from simkit.device import resolve_device
+
+    study, store, networks = made.study, made.store, made.networks
+    device = str(resolve_device(study.device))
+    diverged = {name for name, network in networks.items() if network.pretraining and "failed" in (store.load_json("pretrain", network.pretraining) or {})}
+    refused = [Unavailable(m.name, s, t, f"the pretraining on {s} has no result") for m in methods for s, t in made.pairs(m) if s in diverged]
+    pairs = {m.name: [pair for pair in made.pairs(m) if pair[0] not in diverged] for m in methods}
+    by_name = {m.name: m for m in methods}
+
+    def views(wanted: set[tuple[str, str]], names: set[str]) -> dict[tuple[str, str], Any]:
+        ordered = [pair for pair in dict.fromkeys(p for own in pairs.values() for p in own) if pair in wanted]
+        looked = look(networks, ordered, kept, store, progress, device=device, effort=effort)
+        gradients = gradients_of([by_name[name] for name in names], networks, ordered, kept, store, progress, device)
+        return {(s, t): seen_through(s, t, one, networks[s], gradients.get((s, t))) for (s, t), one in looked.items()}
+
+    scores, also = score_networks(methods, pairs, networks, kept, store, sampling=study.sampling, views=views, progress=progress)
+    seen = leaks(made.transfer, networks, study.targets)
+    flagged = [replace(one, score=replace(one.score, flags=(*one.score.flags, f"leaky: the source's network has seen {seen[one.source, one.target]} images")))
+               if (one.source, one.target) in seen else one for one in scores]
+    return flagged, [*refused, *also]
+
+
+def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor: str, networks: Mapping[str, SourceNetwork]) -> ScoreTable:
+    """The scores as a table; what made the features stands in ``extractor``: the common one, or the source's network.
+
+    Values of one measure and target that two solvers found are flagged: they cannot be ranked together."""
     records = []
+    keys = {name: network.key for name, network in networks.items()}
     solvers: dict[tuple[str, str], set[str]] = {}
     for s in scores:
         if "solver" in s.score.detail and not s.score.detail.get("identical"):
@@ -204,10 +249,10 @@ def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor:
             "source": s.source, "target": s.target, "method": s.estimator.name, "value": s.score.value,
             "higher_is_better": s.estimator.higher_is_better, "kind": s.estimator.kind, "lower": lower, "upper": upper, "floor": s.score.floor,
             "ceiling": s.score.ceiling, "p": s.score.p, "matched": s.score.matched,
-            "n_source": len(kept[s.source]), "n_target": len(kept[s.target]),
-            "skipped_source": len(kept[s.source].skipped), "skipped_target": len(kept[s.target].skipped), "converged": s.score.converged,
-            "flags": "; ".join(flags),
-            "extractor": extractor if s.estimator.view == "embedding" else "",
+            "n_source": len(kept[s.source]) if s.source in kept else None, "n_target": len(kept[s.target]),
+            "skipped_source": len(kept[s.source].skipped) if s.source in kept else None, "skipped_target": len(kept[s.target].skipped),
+            "converged": s.score.converged, "flags": "; ".join(flags),
+            "extractor": extractor if s.estimator.view == "embedding" else keys.get(s.source, "")[:12] if s.estimator.view == "network" else "",
         })
     return ScoreTable(tuple(records))
 
@@ -228,7 +273,7 @@ def _content(
 
     study = made.study
     extractor = space_of(study, made.store, kept)
-    table = score_table(scores, kept, extractor[:12])
+    table = score_table(scores, kept, extractor[:12], made.networks)
     performance = transfer.table if transfer is not None else made.measured
     correlation: Correlation | None = None
     ranking: dict[str, tuple[RankedSource, ...]] = {}
@@ -246,7 +291,7 @@ def _content(
             unavailable = (*unavailable, Unavailable("correlation", "", "", error.problems[0].message))
             progress.say(f"no correlation: {error.problems[0].message}")
     skipped: tuple[Skipped, ...] = tuple(s for dataset in kept.values() for s in dataset.skipped)
-    extra = study.protocol.sources if study.protocol else ()
+    extra = tuple(dict.fromkeys((*(study.protocol.sources if study.protocol else ()), *(n for n in made.networks if n not in study.sources))))
     return Content(
         study=study.name, cards=tuple(cards.values()), sources=(*study.sources, *extra), targets=study.targets,
         extractor=_extractor_line(study.extractor), scores=table, methods=tuple(method_info(m) for m in made.methods),
@@ -290,6 +335,7 @@ def provenance(made: Plan) -> dict[str, Any]:
         "extractor": study.extractor.recipe(),
         "projection": None if study.projection is None else recipe_of(study.projection), "methods": [m.recipe() for m in made.methods],
         "finetune": describe(study.protocol) if study.protocol else None,
+        "networks": {name: dict(network.recipe) for name, network in made.networks.items()},
         "data sets": {name: dataset.fingerprint for name, dataset in made.datasets.items()}, "study file": study.text,
     }
 
@@ -311,6 +357,8 @@ def study_config(study: Study) -> dict[str, Any]:
     }
     if study.protocol is not None:
         top["finetune"] = {k: v for k, v in describe(study.protocol).items() if k not in ("type", "version")}
+    if study.networks:
+        top["networks"] = {name: component(one.extractor) | ({} if one.images is None else {"images": one.images}) for name, one in study.networks.items()}
     return top | {"datasets": datasets}
 
 

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from simkit.dataset import Dataset
+from simkit.dataset import Dataset, DatasetCard
 from simkit.embedding import Embedding
 from simkit.errors import DataError, NotEnoughData, SimkitError
-from simkit.estimators.base import Estimator, Score
+from simkit.estimators.base import Estimator, Score, TaskEstimator
 from simkit.estimators.comparison import Sampling, Summaries, common_size, score_pairs
 from simkit.estimators.uncertainty import UNCERTAINTY_VERSION
 from simkit.pipeline.progress import Progress
@@ -22,7 +22,7 @@ from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.transport.interruption import stopped
 
-__all__ = ["PairScore", "common_sizes", "score_all", "score_key", "view_digest_of"]
+__all__ = ["PairScore", "common_sizes", "score_all", "score_from", "score_key", "view_digest_of"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,15 @@ class PairScore:
     stored: bool
 
 
-def view_digest_of(estimator: Estimator, dataset: Dataset, extractor: str) -> str:
-    """What identifies a data set's view in the recipe of a score: content and extractor, or content, tags and attributes.
+def view_digest_of(estimator: Estimator, dataset: Dataset | DatasetCard, extractor: str) -> str:
+    """What identifies a data set's view in the recipe of a score: content and extractor, content and probe, or content, tags and attributes.
 
     The data set is the one without unreadable images: the same files give the same digest, wherever they lie.
     """
     if estimator.view == "embedding":
         return digest(["embedding", dataset.fingerprint, extractor])
+    if isinstance(estimator, TaskEstimator):
+        return digest(["task", dataset.fingerprint, estimator.embedding_recipe()])
     return digest(["card", CARD_VERSION, dataset.fingerprint, dataset.tags, dataset.attributes])
 
 
@@ -95,7 +97,7 @@ def score_all(
 
     Args:
         methods: the measures.
-        views: "embedding" or "card" -> name -> view.
+        views: "embedding", "card" or the name of a measure of tasks -> name -> view.
         digests: (method, data set) -> digest of the view.
         pairs: method -> the pairs it can have.
         store: where scores are kept.
@@ -106,16 +108,17 @@ def score_all(
     found: dict[tuple[str, str, str], Score | SimkitError] = {}
     keys: dict[tuple[str, str, str], str] = {}
     sizes: dict[str, dict[str, int | None]] = {}
+    own = {method.name: views[method.name if method.view == "task" else method.view] for method in methods}
     for method in methods:
-        counts = {name: len(view) for name, view in views[method.view].items()} if method.view == "embedding" else {}
+        counts = {name: len(view) for name, view in own[method.name].items()} if method.view == "embedding" else {}
         sizes[method.name] = common_sizes(method, pairs[method.name], counts, sampling) if counts else {}
-        known = {name: digests[method.name, name] for name in views[method.view] if (method.name, name) in digests}
+        known = {name: digests[method.name, name] for name in own[method.name] if (method.name, name) in digests}
         for pair in pairs[method.name]:
             size = sizes[method.name].get(pair[1])
             key = keys[method.name, *pair] = score_key(method, known, *pair, sampling=sampling, size=size, ceiling=ceiling[1] if ceiling else "")
             value = store.load_json("score", key)
             if value is not None:
-                found[method.name, *pair] = _score_from(value)
+                found[method.name, *pair] = score_from(value)
     stored = set(found)
     tasks = _tasks(methods, pairs, stored)
     with progress.counting("scoring", len(keys) - len(stored), "pairs") as done:
@@ -126,7 +129,7 @@ def score_all(
                 store.save_json("score", keys[method.name, *pair], {"pair": pair, "method": method.recipe(), **asdict(result)})
             done(1)
 
-        pools = {m.name: {n: v for n, v in views[m.view].items() if (m.name, n) in digests} for m in methods}
+        pools = {m.name: {n: v for n, v in own[m.name].items() if (m.name, n) in digests} for m in methods}
         summaries = {m.name: Summaries(m, pools[m.name]) for m in methods}
         _in_threads(tasks, summaries, sampling=sampling, sizes=sizes, ceiling=ceiling[0] if ceiling else None, keep=keep)
     for result in found.values():
@@ -196,7 +199,7 @@ def _in_threads(
                 torch.set_num_threads(whole)
 
 
-def _score_from(value: Mapping[str, Any]) -> Score:
+def score_from(value: Mapping[str, Any]) -> Score:
     interval = value["interval"]
     return Score(
         value["value"], value["converged"], value["detail"], tuple(interval) if interval else None, value["floor"],

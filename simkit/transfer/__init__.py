@@ -13,13 +13,14 @@ pretrained again without them.
 
 from __future__ import annotations
 
-from simkit.transfer.base import Failure, Finetune, Pretrain, Results, TransferResult
+from simkit.transfer.base import SCRATCH, Failure, Finetune, Pretrain, Results, TransferResult
 from simkit.transfer.grid import plan_units
 from simkit.transfer.plan import TransferPlan
 from simkit.transfer.protocol import Budget, Choice, Protocol, is_path, presets, protocol_of
 from simkit.transfer.runner import run_units
+from simkit.transfer.units import Start, named_network, pretrained, pretrained_network
 
 __all__ = [
-    "Budget", "Choice", "Failure", "Finetune", "Pretrain", "Protocol", "Results", "TransferPlan", "TransferResult", "is_path", "plan_units", "presets",
-    "protocol_of", "run_units",
+    "SCRATCH", "Budget", "Choice", "Failure", "Finetune", "Pretrain", "Protocol", "Results", "Start", "TransferPlan", "TransferResult", "is_path",
+    "named_network", "plan_units", "presets", "pretrained", "pretrained_network", "protocol_of", "run_units",
 ]

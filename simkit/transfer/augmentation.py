@@ -14,7 +14,10 @@ from simkit.errors import UsageError, nearest
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AUGMENTATIONS", "MEAN", "STD", "Operation", "augment", "drawn_operations", "network_input", "operations_of", "randaugment", "to_device", "warp"]
+__all__ = [
+    "AUGMENTATIONS", "MEAN", "STD", "Operation", "augment", "channel_statistics", "drawn_operations", "network_input", "operations_of", "randaugment",
+    "to_device", "warp",
+]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Channel means and standard deviations of ImageNet (on 0..1), as torchvision's weights expect them; used for every source alike."""
@@ -181,13 +184,18 @@ def randaugment(pixels: torch.Tensor, draws: torch.Generator, *, operations: int
 
 
 @lru_cache(maxsize=32)
+def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, for values in 0..1: those of three channels, or for any other number the mean of these."""
+    if channels == len(MEAN):
+        return MEAN, STD
+    return (float(np.mean(MEAN)),) * channels, (float(np.mean(STD)),) * channels
+
+
 def _scaling(channels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(factor, offset), each (1, channels, 1, 1): grey level g becomes g * factor + offset."""
     import torch
 
-    mean, std = np.array(MEAN), np.array(STD)
-    if channels != len(MEAN):
-        mean, std = np.full(channels, mean.mean()), np.full(channels, std.mean())
+    mean, std = (np.array(values) for values in channel_statistics(channels))
     with torch.inference_mode(False):  # kept for trainings, whoever asks first
         factor, offset = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(device) for values in (1 / (255 * std), -mean / std))
     return factor, offset

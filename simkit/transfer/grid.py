@@ -5,7 +5,7 @@ A grid that is finished is recognised without torch: only the recipes of its run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,7 +67,7 @@ class _Errors:
 
 def plan_units(
     protocol: Protocol, datasets: Mapping[str, Dataset], sources: Sequence[str], targets: Sequence[str], seed: int, results: Results, *,
-    progress: Say | None = None,
+    progress: Say | None = None, networks: Collection[str] = (),
 ) -> TransferPlan:
     """Checks everything that a grid needs, before any training, and lists its runs.
 
@@ -82,12 +82,13 @@ def plan_units(
         seed: of the study.
         results: where finished work is found and kept; images are decoded into it here.
         progress: told how far that is.
+        networks: sources whose pretraining on all of their images is wanted as well (``TransferPlan.wholes``).
 
     Raises:
         UsageError, DataError, NotEnoughData, ResourceError, IntegrityError: with all problems; the kind is that of the first.
     """
     return _Planner(protocol, datasets, tuple(dict.fromkeys(sources)), tuple(dict.fromkeys(targets)), seed, results,
-                    progress or _silent).plan()
+                    progress or _silent, tuple(networks)).plan()
 
 
 def _silent(line: str) -> None:
@@ -103,6 +104,7 @@ class _Planner:
     seed: int
     results: Results
     say: Say
+    networks: tuple[str, ...] = ()
     errors: _Errors = field(default_factory=_Errors)
     notes: list[str] = field(default_factory=list)
     inners: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -123,16 +125,23 @@ class _Planner:
         done = frozenset(finished)
         failed = sum("failed" in record for record in finished.values())
         todo = [run for run in runs if run.key not in done]
+        wholes = self.errors.all({name: partial(self.whole_of, name) for name in self.networks if name in self.listings})
         if todo or not complete:  # of a finished grid nobody needs to know the folds
             for target in self.targets:
                 if target in self.listings:
                     self.errors.all({repeat: partial(self.split, target, repeat) for repeat in self.protocol.seeds})
         complete = not self.errors.problems
         plan = TransferPlan(protocol=self.protocol, runs=tuple(runs), origins=origins, done=done, pretrainings=(), listings=self.listings,
-                            folds=self.folds, results=self.results, seed=self.seed, failed=failed)
-        if complete and not todo:
+                            folds=self.folds, results=self.results, seed=self.seed, failed=failed, wholes=wholes,
+                            starts=self.files)
+        if complete and not todo and all(pretrained(self.results, unit.key) for unit, _ in wholes.values()):
             return replace(plan, notes=plan_notes(plan, self.notes, None))
         return self.with_work(plan, todo, complete=complete)
+
+    def whole_of(self, source: str) -> tuple[Pretrain, np.ndarray]:
+        """The pretraining on all images of a source by the first seed, and its rows."""
+        unit, rows, _ = self.pretraining(source, self.protocol.seeds[0], frozenset(), "")
+        return unit, rows
 
     def whole(self, key: str, record: Mapping[str, Any]) -> bool:
         """Whether all that a finished run leaves is there; else it is done again."""
@@ -298,6 +307,7 @@ class _Planner:
             unit = plan.origins[run.key].pretraining
             if unit is not None and unit.key not in pretrainings and not pretrained(self.results, unit.key):
                 pretrainings[unit.key] = unit
+        pretrainings |= {unit.key: unit for unit, _ in plan.wholes.values() if not pretrained(self.results, unit.key)}
         units: list[Finetune | Pretrain] = [*pretrainings.values(), *todo]
         inner = errors.all({unit.key: partial(self.inner, plan, unit) for unit in units if unit.budget.validates}) if complete else {}
         errors.raise_if_any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,9 @@ class TransferPlan:
         costs: key of a unit -> its estimated seconds, from a few batches.
         bytes: disk space that the rest needs, roughly.
         notes: what a reader should know beside the numbers.
+        wholes: source -> its pretraining on all of its images (by the first seed), and their rows: whose network measures of transferability look
+            through. Only where they were asked for.
+        starts: source that is no data set (imagenet, weights) -> where its weights lie.
     """
 
     protocol: Protocol
@@ -79,6 +82,8 @@ class TransferPlan:
     bytes: int = 0
     notes: tuple[str, ...] = ()
     failed: int = 0
+    wholes: Mapping[str, tuple[Pretrain, np.ndarray]] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
 
     @property
     def todo(self) -> tuple[Finetune, ...]:
@@ -123,4 +128,12 @@ class TransferPlan:
 
     def rows(self, unit: Pretrain) -> np.ndarray:
         """Positions of the images that a source is pretrained on."""
-        return next(origin.rows for origin in self.origins.values() if origin.pretraining is not None and origin.pretraining.key == unit.key)
+        found = {whole.key: rows for whole, rows in self.wholes.values()}
+        found |= {origin.pretraining.key: origin.rows for origin in self.origins.values() if origin.pretraining is not None}
+        return found[unit.key]
+
+    @property
+    def only_pretrainings(self) -> TransferPlan:
+        """The plan without its fine-tunings: of the pretrainings, those of :attr:`wholes`."""
+        keys = {unit.key for unit, _ in self.wholes.values()}
+        return replace(self, runs=(), origins={}, notes=(), pretrainings=tuple(unit for unit in self.pretrainings if unit.key in keys))

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Labelled", "Setting", "Start", "Work", "finetune", "missing_files", "pretrain", "pretrained", "pretrained_path", "starting_network"]
+__all__ = [
+    "Labelled", "Setting", "Start", "Work", "finetune", "missing_files", "named_network", "pretrain", "pretrained", "pretrained_network", "pretrained_path",
+    "starting_network",
+]
 
 UNFOLDED_ON = 256
 """Most images over which the statistics of folded batch norms are estimated."""
@@ -98,6 +101,45 @@ def pretrained(results: Results, key: str) -> bool:
     except (FileNotFoundError, IntegrityError):
         return False
     return True
+
+
+def pretrained_network(results: Results, unit: Pretrain) -> tuple[nn.Module, str, tuple[str, ...]]:
+    """The network that a pretraining made, in evaluation mode; the name of its head (dropout and the layer behind it); and the names of its outputs.
+
+    Raises:
+        FileNotFoundError: it has not been pretrained, or its training diverged.
+        IntegrityError: the file is damaged.
+    """
+    tensors, note = read_tensors(pretrained_path(results, unit.key))
+    budget, classes = unit.budget, tuple(str(name) for name in note["classes"])
+    network, head = build_network(budget.network, len(classes), dropout=budget.dropout, image_size=budget.image_size, channels=budget.channels)
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False), head, classes
+
+
+def named_network(path: str, budget: Budget, where: str) -> tuple[nn.Module, str, int]:
+    """The network of a weights file as a grid starts from it, but with the file's own head; the name of that, and its outputs (0: the file has none).
+
+    Raises:
+        DataError, IntegrityError, ResourceError: as :func:`~simkit.transfer.weights.read_start` and
+            :func:`~simkit.transfer.networks.load_body`.
+    """
+    import torch
+
+    from simkit.transfer.weights import read_start
+
+    state = read_start(path, budget.network, budget.image_size, where)
+    options: dict[str, Any] = {"dropout": budget.dropout, "image_size": budget.image_size, "channels": budget.channels}
+    _, head = build_network(budget.network, 2, **options)
+    weight, bias = state.get(f"{head}.weight"), state.get(f"{head}.bias")
+    network, head = build_network(budget.network, 2 if weight is None else len(weight), **options)
+    load_body(network, head, state, f"{where}: {path}")
+    layer = list(network.get_submodule(head).modules())[-1]
+    fits = weight is not None and getattr(layer, "weight", weight).shape == weight.shape
+    if fits:
+        with torch.no_grad():
+            layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    return network.eval().requires_grad_(False), head, len(weight) if fits and weight is not None else 0
 
 
 def missing_files(results: Results, key: str, record: Mapping[str, Any], *, keep_networks: bool) -> list[str]:

@@ -1,0 +1,143 @@
+"""Scores of the network view: every pair of a network and a target by every measure, found in the store, or computed in threads and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from simkit.dataset import Dataset
+from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
+from simkit.estimators.assessment import ASSESSMENT_VERSION, assessed_all
+from simkit.estimators.base import NetworkEstimator, Score
+from simkit.estimators.comparison import Sampling
+from simkit.estimators.seen import Seen
+from simkit.pipeline.networks import SourceNetwork
+from simkit.pipeline.progress import Progress
+from simkit.pipeline.scoring import PairScore, score_from
+from simkit.pipeline.stages import cores
+from simkit.recipe import digest
+from simkit.report.content import Unavailable
+from simkit.store import Store
+from simkit.transport.interruption import stopped
+
+__all__ = ["Pair", "score_networks", "transferability_key"]
+
+Pair = tuple[str, str]
+
+
+def transferability_key(
+    method: NetworkEstimator, pair: Pair, networks: Mapping[str, SourceNetwork], target: Dataset, pool: Sequence[str], sampling: Sampling,
+) -> str:
+    """Recipe digest of a score: the measure, the network, the target's content, and what makes it sure; the names name the random numbers."""
+    recipe: dict[str, Any] = {
+        "method": method.recipe(), "source": [pair[0], networks[pair[0]].key], "target": [pair[1], target.fingerprint], "seed": sampling.seed,
+        "sampling": [sampling.repeats, ASSESSMENT_VERSION],
+    }
+    if method.pool_relative:
+        recipe["pool"] = sorted(networks[name].key for name in pool)
+    return digest(recipe)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One measure, and the pairs of one target that are computed together: one, or all of them where it is relative to the pool."""
+
+    method: NetworkEstimator
+    pairs: tuple[Pair, ...]
+
+
+def score_networks(
+    methods: Sequence[NetworkEstimator], pairs: Mapping[str, Sequence[Pair]], networks: Mapping[str, SourceNetwork], datasets: Mapping[str, Dataset],
+    store: Store, *, sampling: Sampling, views: Callable[[set[Pair], set[str]], Mapping[Pair, Seen]], progress: Progress,
+) -> tuple[list[PairScore], list[Unavailable]]:
+    """Scores of all pairs by all measures of the network view.
+
+    Args:
+        methods: the measures.
+        pairs: method -> (source, target) that it can have.
+        networks: source -> its network.
+        datasets: the targets, without unreadable images.
+        store: where scores are kept, one by one.
+        sampling: seed, half-samples and shuffles.
+        views: makes the views of some pairs, for methods of some names; called once for a target, and only where a score is not in the store.
+        progress: told what happens.
+    """
+    keys: dict[tuple[str, Pair], str] = {}
+    found: dict[tuple[str, Pair], Score | SimkitError] = {}
+    for method in methods:
+        for pair in pairs[method.name]:
+            pool = [source for source, target in pairs[method.name] if target == pair[1]]
+            key = keys[method.name, pair] = transferability_key(method, pair, networks, datasets[pair[1]], pool, sampling)
+            value = store.load_json("score", key)
+            if value is not None:
+                found[method.name, pair] = score_from(value)
+    stored = set(found)
+    with progress.counting("transferability", len(keys) - len(stored), "pairs") as done:
+
+        def keep(method: NetworkEstimator, pair: Pair, result: Score | SimkitError) -> None:
+            if (method.name, pair) in stored:  # computed again as one of a pool
+                return
+            found[method.name, pair] = result
+            if isinstance(result, Score):
+                store.save_json("score", keys[method.name, pair], {"pair": pair, "method": method.recipe(), **asdict(result)})
+            done(1)
+
+        for target in dict.fromkeys(pair[1] for one in pairs.values() for pair in one):
+            tasks = [task for method in methods for task in _tasks(method, pairs[method.name], target, stored)]
+            if tasks:
+                seen = views({pair for task in tasks for pair in task.pairs}, {task.method.name for task in tasks})
+                _in_threads(tasks, seen, sampling, keep)
+    return _sorted_out(methods, pairs, found, stored)
+
+
+def _tasks(method: NetworkEstimator, pairs: Sequence[Pair], target: str, stored: set[tuple[str, Pair]]) -> list[_Task]:
+    own = [pair for pair in pairs if pair[1] == target]
+    left = [pair for pair in own if (method.name, pair) not in stored]
+    if method.pool_relative:
+        return [_Task(method, tuple(own))] if left else []
+    return [_Task(method, (pair,)) for pair in left]
+
+
+def _in_threads(
+    tasks: Sequence[_Task], seen: Mapping[Pair, Seen], sampling: Sampling, keep: Callable[[NetworkEstimator, Pair, Score | SimkitError], None],
+) -> None:
+    """The tasks of one target, one a core, with the linear algebra's own threads shared out among them."""
+    from threadpoolctl import threadpool_limits
+
+    workers = min(cores(), len(tasks))
+
+    def work(task: _Task) -> None:
+        for pair, result in zip(task.pairs, assessed_all(task.method, [seen[pair] for pair in task.pairs], sampling), strict=True):
+            keep(task.method, pair, result)
+
+    import scipy.linalg  # noqa: F401 - before the threads: a BLAS that is loaded later would not know the limit
+
+    with threadpool_limits(limits=max(1, cores() // workers)), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score") as pool:
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            with stopped():
+                pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _sorted_out(
+    methods: Sequence[NetworkEstimator], pairs: Mapping[str, Sequence[Pair]], found: Mapping[tuple[str, Pair], Score | SimkitError],
+    stored: set[tuple[str, Pair]],
+) -> tuple[list[PairScore], list[Unavailable]]:
+    """The scores, and what could not be computed with its reason; anything that is no fault of the data is raised."""
+    scores, refused = [], []
+    for method in methods:
+        for pair in pairs[method.name]:
+            one = found[method.name, pair]
+            if isinstance(one, Score):
+                scores.append(PairScore(*pair, method, one, (method.name, pair) in stored))
+            elif isinstance(one, (NotEnoughData, DataError, UsageError)):
+                refused.append(Unavailable(method.name, *pair, one.problems[0].message))
+            else:
+                raise one
+    return scores, refused
