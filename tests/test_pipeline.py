@@ -236,7 +236,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
 def test_scores_that_were_stored_before_there_were_ceilings_are_read() -> None:
     """Measures of cards have the same recipe as then."""
     stored = {"value": 1.5, "converged": True, "detail": {"source": 30}, "interval": None, "floor": None, "flags": ["small"]}
-    assert scoring._score_from(stored) == Score(1.5, detail={"source": 30}, flags=("small",))
+    assert scoring.score_from(stored) == Score(1.5, detail={"source": 30}, flags=("small",))
 
 
 def test_an_image_that_can_be_read_again_comes_back_into_its_card(tmp_path: Path) -> None:

@@ -212,6 +212,23 @@ class NetworkEstimator(Estimator):
     bounds: tuple[float | None, float | None] = (None, None)
     reads: tuple[str, ...] = ("features",)
 
+    def missing(self, known: Known, role: Literal["source", "target"]) -> str:
+        """Of a target also: fewer than two classes, a class with one image, more classes than images."""
+        said = super().missing(known, role)
+        counts = {name: count for name, count in known.class_counts.items() if count > 0}
+        if said or self.view != "network" or role == "source" or known.multilabel or "labels" not in self.needs:
+            return said
+        if len(counts) < 2:
+            return f"{self.name} needs at least two classes, all images of {known.name} are of class '{next(iter(counts))}'"
+        if len(counts) >= sum(counts.values()):
+            return f"{self.name}: {len(counts)} classes for {sum(counts.values())} images of {known.name}: is it the right label column?"
+        single = [name for name, count in counts.items() if count == 1]
+        if single:
+            more = f" and {len(single) - 1} more" if len(single) > 1 else ""
+            fix = "add images, merge the class with another, or leave it out"
+            return f"{self.name} needs at least two images of each class; {known.name} has one of '{single[0]}'{more} ({fix})"
+        return ""
+
     def assess_all(self, seen: Sequence[Seen], rngs: Sequence[np.random.Generator]) -> list[Score]:
         """Scores of all sources of one target; overridden by measures that are relative to the pool of sources (``pool_relative``)."""
         return [self.assess(one, rng) for one, rng in zip(seen, rngs, strict=True)]

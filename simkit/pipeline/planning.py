@@ -215,7 +215,7 @@ def _possible(study: Study, datasets: Mapping[str, Dataset | DatasetCard]) -> tu
     for method in study.methods:
         reasons = _reasons(study, method, datasets)
         refused = {pair: reason for pair, reason in reasons.items() if reason}
-        by_labels = any(_lacks_labels(method, datasets.get(s), datasets[t]) for s, t in refused)
+        by_labels = any(_lacks_labels(method, datasets.get(s), datasets[t]) for s, t in refused) or (method.view == "network" and bool(pairs_of(study, method)))
         if len(refused) == len(reasons) and not study.all_methods and not by_labels:
             fix = 'add what is missing, leave the method out, or use methods = "all", which lists it as impossible'
             for reason in dict.fromkeys(refused.values()):

@@ -142,6 +142,8 @@ def run(
     if made.transfer is not None and made.transfer.wholes and not all(pretrained(made.store, unit.key) for unit, _ in made.transfer.wholes.values()):
         progress.say("pretraining the networks that measures look through")
         run_units(made.transfer.only_pretrainings, progress=progress.say, jobs=jobs, cluster=cluster)
+        left = tuple(unit for unit in made.transfer.pretrainings if not pretrained(made.store, unit.key))
+        made = replace(made, transfer=replace(made.transfer, pretrainings=left))
     cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, effort=Effort(batch_size, workers, backend))
     transfer = _finetune(made, kept, progress, jobs=jobs, cluster=cluster)
     progress.say("correlating scores with transfer, writing tables and page")

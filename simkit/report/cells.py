@@ -96,6 +96,17 @@ class ScoreCell:
     ceiling: float | None = None
     p: float | None = None
     matched: int | None = None
+    kind: str = ""
+
+    @property
+    def chance(self) -> float | None:
+        """The floor where it is the value that shuffled labels give (measures of transferability), else None."""
+        return self.floor if self.kind == "transferability" else None
+
+    @property
+    def halves(self) -> float | None:
+        """The floor where it is the value between two halves of the target (distances), else None."""
+        return None if self.kind == "transferability" else self.floor
 
     @property
     def average_rank(self) -> float:
@@ -180,7 +191,7 @@ def score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
                 interval=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
                 floor=record.get("floor"), n_source=record.get("n_source"), n_target=record.get("n_target"),
                 converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records), equal=equal,
-                ceiling=record.get("ceiling"), p=record.get("p"), matched=record.get("matched"),
+                ceiling=record.get("ceiling"), p=record.get("p"), matched=record.get("matched"), kind=record.get("kind") or "",
             )
     return cells
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from simkit.report.cells import ScoreCell, method_infos, score_cells
 from simkit.report.content import Content, MethodInfo
 
-__all__ = ["AT_FLOOR", "REMEDY", "Closeness", "closeness", "closeness_answer"]
+__all__ = ["AT_CHANCE", "AT_FLOOR", "REMEDY", "Closeness", "closeness", "closeness_answer"]
 
 AT_FLOOR = "not distinguishable from the target"
+AT_CHANCE = "not above what shuffled labels give"
 """The flag of a score that is no further from the target than a second sample of the target would be."""
 
 REMEDY = 'To find out, give the study a table [finetune], or measured performances with transfer = "FILE".'
@@ -68,6 +69,8 @@ class Closeness:
         elif not any(cell.interval for cell in self.cells):
             parts.append("no intervals")
         parts.append(f"{AT_FLOOR}: {', '.join(self.at_floor)}" if self.at_floor else "")
+        chance = [cell.source for cell in self.cells if AT_CHANCE in cell.flags]
+        parts.append(f"{AT_CHANCE}: {', '.join(chance)}" if chance else "")
         parts.append(f"solver did not converge: {', '.join(unsolved)}" if unsolved else "")
         return "; ".join(part for part in parts if part)
 

@@ -19,7 +19,7 @@ from simkit.report.cells import (
     shortened,
     transfer_cells,
 )
-from simkit.report.closeness import AT_FLOOR
+from simkit.report.closeness import AT_CHANCE, AT_FLOOR
 from simkit.report.content import Content, MethodInfo
 from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, fixed_axes, label
 from simkit.report.layout import longest_piece, safe_name
@@ -52,6 +52,9 @@ SHADES = "viridis"
 
 NOT_TOLD = "≈"
 """Behind the value of a source that cannot be told from the target."""
+
+CHANCE_MARK = "°"
+"""Behind a value that shuffled labels give as well."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +215,10 @@ def _reading(cells: Iterable[ScoreCell], target: str) -> str:
     own = [cell for cell in cells if cell.target == target]
     text = "Values as each measure defines them; the shade is the rank of the source within one measure, so that units do not matter"
     text += "; sources of equal value share the mean of their ranks." if any(cell.equal for cell in own) else "."
-    if any(cell.floor is not None for cell in own):
+    if any(cell.chance is not None for cell in own):
+        text += (" The row shuffled is the value when the target's labels are shuffled, lowest to highest of the sources: what chance gives. "
+                 f"{CHANCE_MARK} marks a value that is not above its own.")
+    if any(cell.halves is not None for cell in own):
         text += (" The row floor is the value between two halves of the target, so at half its size or less: what is held against it is the mean of a pair "
                  "over half-samples (half_sample_mean in the details of a score), not the value printed above it.")
         text += f" {NOT_TOLD} marks a source that was found {AT_FLOOR} in this way." if any(AT_FLOOR in cell.flags for cell in own) else ""
@@ -237,11 +243,11 @@ def _measure_figure(
         grid.append([_score_cell(cell, itself=itself) for cell in found])
     columns = [[cell for key, cell in cells.items() if key[:2] == (info.name, target)] for info in methods]
     labels = list(sources)
-    for scale in ("floor", "ceiling"):
-        values = [next((getattr(cell, scale) for cell in column if getattr(cell, scale) is not None), None) for column in columns]
-        if any(value is not None for value in values):
-            labels.append(scale)
-            grid.append([_Cell(None, "none" if value is None else number(value)) for value in values])
+    for scale, label_of in (("halves", "floor"), ("chance", "shuffled"), ("ceiling", "ceiling")):
+        values = [sorted({getattr(cell, scale) for cell in column if getattr(cell, scale) is not None}) for column in columns]
+        if any(values):
+            labels.append(label_of)
+            grid.append([_Cell(None, _range(value)) for value in values])
     heads = [f"{info.name}\n{'higher = better' if info.higher_is_better else 'lower = closer'}" for info in methods]
     figure, axes = _heat_map(labels, heads, grid)
     _shade_bar(figure, axes, "last", "first", "rank within the measure")
@@ -252,9 +258,14 @@ def _measure_figure(
     return NamedFigure(name, title, " ".join(part for part in parts if part), figure)
 
 
+def _range(values: Sequence[float]) -> str:
+    """The value, or the lowest and the highest below each other."""
+    return "none" if not values else "\n".join(dict.fromkeys(number(value) for value in (values[0], values[-1])))
+
+
 def _score_cell(cell: ScoreCell | None, *, itself: bool) -> _Cell | None:
     if cell is None:
         return _Cell(None, "itself") if itself else None
-    marks = (NOT_TOLD if AT_FLOOR in cell.flags else "") + ("" if cell.converged else "!")
+    marks = (NOT_TOLD if AT_FLOOR in cell.flags else "") + (CHANCE_MARK if AT_CHANCE in cell.flags else "") + ("" if cell.converged else "!")
     shade = None if cell.constant or cell.of == 1 else (cell.of - cell.average_rank) / (cell.of - 1)
     return _Cell(shade, f"{number(cell.value)} {marks}".rstrip())

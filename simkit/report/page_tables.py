@@ -174,7 +174,8 @@ def scores_table(content: Content) -> PageTable:
              PageCell(p_text(c.p), c.p), _number(c.n_source), _number(c.n_target), _number(c.matched) if c.matched else _text("all"),
              PageCell(c.rank_text, c.average_rank), _text("converged" if c.converged else "not converged"), _text("; ".join(c.flags))]
             for c in score_cells(content).values()]
-    caption = ("Every score; floor: the value between two halves of the target; ceiling: the value of pictures of noise (or of the data set that the study "
+    caption = ("Every score; floor: of a distance the value between two halves of the target, of a measure of transferability the value that shuffled labels "
+               "give; ceiling: the value of pictures of noise (or of the data set that the study "
                "names); p: permutation test of equal distributions; measured at n: images a side to which both sets were cut, mean over random "
                "samples; the flags say which sources cannot be told from the target")
     return _table("scores", caption, columns, rows, content.scores.to_csv())

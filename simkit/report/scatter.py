@@ -112,7 +112,7 @@ def _caption(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[P
     else:
         text += "".join(f" {way} bars are {what}." for way, what in bars.items() if what)
     text += " Targets are not pooled, because each has its own difficulty."
-    if any(cell.floor is not None for _, cell, _ in points):
+    if any(cell.halves is not None for _, cell, _ in points):
         text += " The dashed line is the floor, the value between two halves of the target (at half its size or less, where many distances are larger)."
     return text + (f" No panel, because fewer than two sources have both numbers: {shortened(without)}." if without else "")
 
@@ -146,7 +146,7 @@ def _scatter(axes: Axes, points: Sequence[Point], info: MethodInfo, numbers: dic
         own = [(cell.value, mean) for mean, (_, cell, transfer) in zip(means, points, strict=True) if transfer.baseline == baseline]
         if own:
             axes.plot(*zip(*own, strict=True), marker="o", markersize=5 if side == PANEL else 3.5, color=colour, linestyle="none", zorder=2)
-    floors = {cell.floor for _, cell, _ in points if cell.floor is not None}
+    floors = {cell.halves for _, cell, _ in points if cell.halves is not None}
     for floor in sorted(floors):
         axes.axvline(floor, color=ACCENT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
     axes.margins(0.12)

@@ -38,7 +38,7 @@ __all__ = ["cards_text", "ranking_text", "scores_text", "summary_text"]
 UNCONVERGED = "!"
 BEST = "*"
 
-SCALES = {"floor": "floor", "ceiling": "ceiling", "matched": "images a side"}
+SCALES = {"halves": "floor", "chance": "shuffled labels", "ceiling": "ceiling", "matched": "images a side"}
 """Rows below the sources: field of a cell, and its name."""
 
 MOST_WARNINGS, MOST_NAMES, MOST_COMPARED = 6, 6, 3
@@ -87,7 +87,8 @@ def scores_text(scores: ScoreTable, width: int = 80, *, methods: Sequence[Method
 
     The best value of a measure has a ``*``, one whose solver did not converge a ``!``; numbers in brackets behind the interval point to
     the flags below. The row "floor" is the value between two halves of the target, at half its size or less; whether a source can be told from a
-    second sample of the target is decided at that size and said by a flag. "ceiling" is the value of an unrelated data set, "images a side" the
+    second sample of the target is decided at that size and said by a flag. "shuffled labels" is the floor of measures of transferability,
+    "ceiling" is the value of an unrelated data set, "images a side" the
     common size at which the pairs were measured.
 
     Args:
@@ -135,7 +136,10 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
         legends.append("p: permutation test of equal distributions; with many images it is small for any pair: read the value first")
     if "ceiling" in scales:
         legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named); a source can lie beyond it")
-    if "floor" in scales:
+    if "chance" in scales:
+        legends.append("shuffled labels: the value when the target's labels are shuffled (lowest to highest of the sources): what chance gives at this "
+                       "number of images, features and classes. A value that is not above its own is flagged")
+    if "halves" in scales:
         legends.append("floor: the value between two halves of the target, at half its size or the images a side, whichever is less. It is held against parts "
                        "of each pair, not against the values above it: the flag \"not distinguishable from the target\" is what counts")
     legends += [f"units: {units}"] if units else []
