@@ -212,3 +212,9 @@ def test_multi_label_and_regression_views() -> None:
     assert seen_of(x, x[:, 0], task="regression").values is not None
     with pytest.raises(DataError, match=r"a regression wants numbers"):
         seen_of(x, ["a"] * 60, task="regression")
+
+
+def test_measures_of_gradients_have_neither_interval_nor_floor_and_say_so() -> None:
+    score = assessed(simkit.ESTIMATORS.get("fu")(), example_seen().near, Sampling(0, 5))
+    assert (score.interval, score.floor) == (None, None)
+    assert "no interval and no floor: the gradients are those of the whole target" in score.flags

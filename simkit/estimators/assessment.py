@@ -23,6 +23,7 @@ ASSESSMENT_VERSION = 1
 """Part of the recipe of scores of the network view with intervals: raised with every change of the procedure below."""
 
 CHANCE = "not above what shuffled labels give"
+UNSURE = "no interval and no floor: the gradients are those of the whole target"
 
 
 def check_seen(measure: NetworkEstimator, seen: Seen) -> None:
@@ -64,6 +65,8 @@ def assessed_all(measure: NetworkEstimator, seen: Sequence[Seen], sampling: Samp
       move in another sample of the target of this size, for this network; all sources of a target are measured on the same halves.
     - a floor: the mean over R random shuffles of the labels, at the full size. A value that is not more than t(R-1, 0.95) standard deviations of one
       shuffle away from it, in the measure's own direction, is flagged.
+
+    A measure that rests on gradients has neither, and says so.
     """
     whole: list[Seen | SimkitError] = []
     for one in seen:
@@ -74,8 +77,10 @@ def assessed_all(measure: NetworkEstimator, seen: Sequence[Seen], sampling: Samp
             whole.append(error)
     good = [one for one in whole if isinstance(one, Seen)]
     values = _scored(measure, [one.canonical for one in good], sampling.seed, 0) if good else []
-    if sampling.repeats and good:
+    if sampling.repeats and good and measure.resampled:
         values = _with_uncertainty(measure, good, values, sampling)
+    elif sampling.repeats:
+        values = [replace(one, flags=(*one.flags, UNSURE)) if isinstance(one, Score) else one for one in values]
     left = iter(values)
     return [one if isinstance(one, SimkitError) else next(left) for one in whole]
 

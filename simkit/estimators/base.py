@@ -202,6 +202,8 @@ class NetworkEstimator(Estimator):
 
     Class attributes:
         reads: what it takes from the network: "features", "probabilities" (of its head), "gradients".
+        resampled: whether halves of the images and shuffled labels say something: not where the value rests on gradients, which are those of the whole
+            target with its own labels.
     """
 
     view: View = "network"
@@ -211,6 +213,7 @@ class NetworkEstimator(Estimator):
     needs: tuple[str, ...] = ("labels",)
     bounds: tuple[float | None, float | None] = (None, None)
     reads: tuple[str, ...] = ("features",)
+    resampled = True
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:
         """Of a target also: fewer than two classes, a class with one image, more classes than images."""
@@ -239,6 +242,18 @@ class TaskEstimator(Estimator):
 
     view: View = "task"
     needs: tuple[str, ...] = ("labels",)
+
+    def probe(self) -> dict[str, dict[str, Any]]:
+        """The probe network as extractors are written in a study file: name -> options."""
+        raise NotImplementedError
+
+    def chosen(self, labels: Any, digests: Sequence[str]) -> np.ndarray:
+        """Positions of the images that the embedding is made from, in the order of their content."""
+        raise NotImplementedError
+
+    def fisher_options(self) -> dict[str, Any]:
+        """Options of :func:`simkit.extractors.fisher.task_fisher`."""
+        raise NotImplementedError
 
     def embedding_recipe(self) -> dict[str, Any]:
         """What identifies the task embedding of a data set, beside its content: the probe network and how its Fisher information is computed."""
