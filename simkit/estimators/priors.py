@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from simkit.dataset import DatasetCard
-from simkit.estimators.base import CardEstimator, Kind, Score
+from simkit.estimators.base import CardEstimator, Kind, Known, Score
 from simkit.estimators.intuitive import SEED_STUDY, finite
 
 __all__ = ["SourceClasses", "SourceImbalance", "SourceSize"]
@@ -41,13 +42,21 @@ class SourceSize(Prior):
     """Size of the source: ``log10 n``, n its number of readable images.
 
     Range 0 to infinity, in powers of ten (4 means 10,000 images); zero means one image. Higher is taken to be better. A property of the
-    source alone, the same for every target: it says nothing about similarity.
+    source alone, the same for every target: it says nothing about similarity. Of a source that is known by its network, the images that the network was
+    trained on, where they are stated.
     """
 
     name = "source-size"
     higher_is_better = True
+    reads_source_card = True
     unit = "powers of ten (images)"
     quantity_name = "the number of images"
+
+    def missing(self, known: Known, role: Literal["source", "target"]) -> str:
+        """Why there is no value: a network whose number of training images is not known."""
+        if role == "source" and getattr(known, "images", None) == 0:
+            return f"the number of training images of '{known.name}' is not known: state images = N in [networks.{known.name}]"
+        return super().missing(known, role)
 
     def quantity(self, card: DatasetCard) -> float:
         return float(card.images)
@@ -64,6 +73,7 @@ class SourceClasses(Prior):
     name = "source-classes"
     needs_of_source = ("labels",)
     higher_is_better = True
+    reads_source_card = True
     unit = "powers of ten (classes)"
     quantity_name = "the number of classes"
 
