@@ -354,14 +354,16 @@ def _methods(value: Any, where: str, base: Path, problems: Problems) -> tuple[tu
 
 
 def all_methods() -> list[Any]:
-    """Every registered measure whose options all have defaults (one that needs a file must be named with it), bounds of other measures left out."""
+    """Every registered measure whose options all have defaults (one that needs a file must be named with it); bounds of other measures and the random
+    order are left out.
+    """
     made = []
     for name in ESTIMATORS.names():
         try:
             cls = ESTIMATORS.get(name)
         except UsageError:  # a broken plug-in: `simkit list` shows it with its reason
             continue
-        if not any(info.required for info in options_of(cls)) and not getattr(cls, "bound_of", ""):
+        if not any(info.required for info in options_of(cls)) and not (getattr(cls, "bound_of", "") or getattr(cls, "only_by_name", False)):
             made.append(ESTIMATORS.build(Spec(name, {})))
     return made
 

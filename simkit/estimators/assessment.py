@@ -43,7 +43,7 @@ def check_seen(measure: NetworkEstimator, seen: Seen) -> None:
         fix = "give weights that hold the head, or (leep, nce) set head = knn, which fits one on the source's features in the common space"
         raise UsageError("SK108", measure.name, message, fix)
     if "gradients" in measure.reads and seen.gradients is None:
-        message = f"{measure.name} needs gradients of the network of '{seen.source}', which arrays do not have"
+        message = f"{measure.name} needs gradients of the network of '{seen.source}': {seen.no_gradients or 'arrays have none'}"
         raise UsageError("SK108", measure.name, message, "run it in a study with [networks], or `simkit distance --network`")
 
 

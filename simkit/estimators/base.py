@@ -99,6 +99,7 @@ class Estimator:
         pool_relative: whether the value depends on the other data sets of the run.
         reads_class_names: whether classes of the two data sets are matched by their names.
         bound_of: the measure of which this one is a bound; "all" leaves bounds out, which say nothing new and add to the tests that are adjusted for.
+        only_by_name: whether "all" leaves the measure out for another reason.
         unit: of the value, in words.
         citation: source with equation number.
         version: raised with every change that moves a number.
@@ -118,6 +119,7 @@ class Estimator:
     pool_relative = False
     reads_class_names = False
     bound_of = ""
+    only_by_name = False
     unit = ""
     citation = ""
     version = 1

@@ -28,6 +28,7 @@ class RandomOrder(CardEstimator):
     symmetric = False
     higher_is_better = True
     reads_source_card = True
+    only_by_name = True  # `simkit correlate` always sets a random source beside the measures
     bounds = (0.0, 1.0)
     unit = "uniform random number"
     citation = "simkit; the uninformed choice, a baseline without source"

@@ -36,6 +36,7 @@ class Seen:
         values: float64 (n, k) numbers to be predicted, of a regression; else None.
         groups: patient (or slide, volume) per image, or None.
         gradients: what backward passes through the network measured (name -> number); None where none were made.
+        no_gradients: why there are none, in words.
         images: digest of each image, which tells the same order of images to all sources; () for bare arrays.
         source: name of the source.
         target: name of the target.
@@ -50,7 +51,8 @@ class Seen:
     indicators: np.ndarray | None = None
     values: np.ndarray | None = None
     groups: tuple[str, ...] | None = None
-    gradients: Mapping[str, float] | None = None
+    gradients: Mapping[str, Any] | None = None
+    no_gradients: str = ""
     images: tuple[str, ...] = ()
     source: str = "source"
     target: str = "target"

@@ -5,17 +5,61 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from simkit.dataset import Dataset
+from simkit.errors import NotEnoughData, UsageError
 from simkit.pipeline.networks import SourceNetwork
 from simkit.pipeline.progress import Progress
+from simkit.recipe import digest
 from simkit.store import Store
 
 __all__ = ["gradients_of"]
+
+KIND = "gradients"
+
+class _Images(Sequence[np.ndarray]):
+    """The images of a data set as a network takes them; read when they are asked for."""
+
+    def __init__(self, dataset: Dataset, prepare: Any):
+        self.dataset, self.prepare = dataset, prepare
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.prepare(self.dataset.read(int(index)))
 
 
 def gradients_of(
     methods: Sequence[Any], networks: Mapping[str, SourceNetwork], pairs: Sequence[tuple[str, str]], datasets: Mapping[str, Dataset], store: Store,
     progress: Progress, device: str,
-) -> dict[tuple[str, str], Mapping[str, float]]:
-    """The gradient norms of each pair, where one of the measures reads them."""
-    return {}
+) -> dict[tuple[str, str], Mapping[str, Any] | str]:
+    """The gradient norms of each pair, where one of the measures reads them: from the store, or by a few backward passes. A text says why a pair has none:
+    a network without two convolutions, no triplet, no gradient.
+    """
+    from simkit.extractors.triplet_gradients import GRADIENTS_VERSION, gradient_norms
+
+    if not any("gradients" in method.reads for method in methods):
+        return {}
+    out: dict[tuple[str, str], Mapping[str, Any] | str] = {}
+    with progress.counting("gradients", len(pairs), "pairs") as done:
+        for source, target in pairs:
+            network, dataset = networks[source], datasets[target]
+            key = digest({"gradients": GRADIENTS_VERSION, "network": network.key, "dataset": dataset.fingerprint})
+            found = store.load_json(KIND, key)
+            if found is None:
+                classifier = network.classifier
+                images = _Images(dataset, classifier.preprocessing)
+                try:
+                    found = gradient_norms(classifier, images, np.asarray(dataset.labels), device=device, names=dataset.digests)
+                except (NotEnoughData, UsageError) as error:
+                    out[source, target] = error.problems[0].message
+                    done(1)
+                    continue
+                store.save_json(KIND, key, found)
+            out[source, target] = found
+            done(1)
+    for source, _ in pairs:
+        networks[source].release()
+    return out

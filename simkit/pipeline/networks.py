@@ -267,14 +267,15 @@ def look(
     return out
 
 
-def seen_through(source: str, target: str, looked: Looked, network: SourceNetwork, gradients: Mapping[str, float] | None = None) -> Seen:
-    """The network view of a pair."""
+def seen_through(source: str, target: str, looked: Looked, network: SourceNetwork, gradients: Mapping[str, Any] | str | None = None) -> Seen:
+    """The network view of a pair; a text instead of gradients says why there are none."""
     embedding, dataset = looked.embedded.embedding, looked.embedded.dataset
     width = embedding.dimension - looked.outputs
     outputs = softmax(embedding.features[:, width:]) if looked.outputs else None
     return Seen(
         np.ascontiguousarray(embedding.features[:, :width]), embedding.labels, embedding.classes, outputs, looked.classes, embedding.indicators,
-        groups=embedding.groups, gradients=gradients, images=tuple(dataset.digests), source=source, target=target, network=network.key,
+        groups=embedding.groups, gradients=None if isinstance(gradients, str) else gradients, no_gradients=gradients if isinstance(gradients, str) else "",
+        images=tuple(dataset.digests), source=source, target=target, network=network.key,
     )
 
 

@@ -16,6 +16,7 @@ from simkit.pipeline.networks import SourceNetwork, check_networks, network_name
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
 from simkit.pipeline.stages import check_projection, read_card, space_of, stored_card, strictly
+from simkit.pipeline.tasks import probe_of, stored_task
 from simkit.pipeline.transferability import transferability_key
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
@@ -144,6 +145,8 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     cards = source_cards(study, explicit, store) if any(method.reads_source_card for method in study.methods) else {}
     methods, impossible = _possible(study, {**datasets, **cards})
     impossible += _without_outputs(study, methods, explicit, store)
+    methods, without = _with_probes(study, methods)
+    impossible += without
     for method in methods:
         if isinstance(getattr(method, "device", None), str):
             resolve_device(method.device, where=f"methods: {method.name}.device")
@@ -247,6 +250,21 @@ def _reasons(study: Study, method: Any, datasets: Mapping[str, Dataset | Dataset
     return {**{(s, t): f"{method.name} needs the network that was trained on {s}, and none is given" for s, t in study.pairs if s not in have}, **out}
 
 
+def _with_probes(study: Study, methods: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Unavailable]]:
+    """The methods whose probe network is there; with methods = "all" those whose is not are listed, else that is an error."""
+    kept, without = [], []
+    for method in methods:
+        try:
+            if method.view == "task":
+                probe_of(method).check()
+            kept.append(method)
+        except SimkitError as error:
+            if not study.all_methods:
+                raise
+            without += [Unavailable(method.name, *pair, f"{error.problems[0].where}: {error.problems[0].message}") for pair in pairs_of(study, method)]
+    return tuple(kept), without
+
+
 def _without_outputs(study: Study, methods: tuple[Any, ...], networks: Mapping[str, SourceNetwork], store: Store) -> list[Unavailable]:
     """Pairs of measures that read probabilities, of sources whose network has no head."""
     if not any("probabilities" in getattr(method, "reads", ()) for method in methods if method.view == "network"):
@@ -346,7 +364,7 @@ def _looking_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
             [shelf.missing(made.readable[target].digests) for target in targets], [set(made.readable[target].digests) for target in targets]))
         if targets:
             steps.append(Step("see by", f"{source} ({network.origin})", total, total - missing, "images", 0.0 if not missing else None))
-    return [*steps, *task_steps(made)]
+    return [*steps, *_task_steps(made)]
 
 
 def _score_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
@@ -372,5 +390,13 @@ def _score_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
     return steps
 
 
-def task_steps(made: Plan) -> list[Step]:
-    return []
+def _task_steps(made: Plan) -> list[Step]:
+    """The task embeddings that are to be made, data set by data set."""
+    steps = []
+    for method in made.methods:
+        if method.view == "task":
+            names = {name for pair in made.pairs(method) for name in pair}
+            probe = probe_of(method)
+            stored = [name for name in names if stored_task(method, made.readable[name], probe, made.store) is not None]
+            steps.append(Step("embed", f"tasks by {method.name}", len(names), len(stored), "sets", 0.0 if len(stored) == len(names) else None))
+    return steps

@@ -159,6 +159,8 @@ def score_study(
     made: Plan, progress: Progress, *, strict: bool, effort: Effort,
 ) -> tuple[dict[str, DatasetCard], dict[str, Dataset], list[Embedded], list[PairScore], list[Unavailable]]:
     """Cards, embeddings and scores of a plan; the data sets come back without their unreadable images."""
+    from simkit.device import resolve_device
+
     study, store = made.study, made.store
     cards: dict[str, DatasetCard] = {}
     kept: dict[str, Dataset] = {}
@@ -166,8 +168,6 @@ def score_study(
         cards[name], kept[name] = read_card(dataset, store, progress, strict=strict)
     embedded = []
     if any(m.view == "embedding" for m in made.methods):
-        from simkit.device import resolve_device
-
         sessions = Sessions(study.extractor, str(resolve_device(study.device)), effort)
         for dataset in kept.values():
             embedded.append(embed_dataset(dataset, sessions, store, progress))
@@ -185,7 +185,8 @@ def score_study(
     pairs = {m.name: made.pairs(m) for m in made.methods}
     for method in others:
         if method.view == "task":
-            views[method.name] = task_embeddings(method, {n: kept[n] for pair in pairs[method.name] for n in pair}, made, progress)
+            wanted = {name: kept[name] for pair in pairs[method.name] for name in pair}
+            views[method.name] = task_embeddings(method, wanted, store, progress, device=str(resolve_device(study.device)))
     digests = {(m.name, name): view_digest_of(m, named.get(name) or kept[name], extractor) for m in others for name in {n for p in pairs[m.name] for n in p}}
     unrelated = study.unrelated
     ceiling = None

@@ -17,6 +17,7 @@ from simkit.estimators.comparison import Sampling, Summaries, common_size, score
 from simkit.estimators.uncertainty import UNCERTAINTY_VERSION
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.stages import CARD_VERSION, cores
+from simkit.pipeline.tasks import probe_of
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
@@ -44,7 +45,7 @@ def view_digest_of(estimator: Estimator, dataset: Dataset | DatasetCard, extract
     if estimator.view == "embedding":
         return digest(["embedding", dataset.fingerprint, extractor])
     if isinstance(estimator, TaskEstimator):
-        return digest(["task", dataset.fingerprint, estimator.embedding_recipe()])
+        return digest(["task", dataset.fingerprint, estimator.embedding_recipe(), probe_of(estimator).recipe()])
     return digest(["card", CARD_VERSION, dataset.fingerprint, dataset.tags, dataset.attributes])
 
 
