@@ -97,7 +97,7 @@ def main() -> None:
         table, seconds = timed([], datasets, [method], repeats=given.repeats, **options) if given.repeats else (alone, plain)
         lines += rows_of(title(method), table, sources, f"{seconds:.1f} / {plain:.1f}")
         print(lines[-4], flush=True)
-    probe = {"network": "mobilenet_v2", "weights": str(given.data / "weights" / WEIGHTS["imagenet"]), **size}
+    probe = {"network": "mobilenet_v2", "checkpoint": str(given.data / "weights" / WEIGHTS["imagenet"]), **size}
     lines += ["", f"| measure | target | {' | '.join(TARGETS)} | halves | seconds |", "|---|---|" + "---|" * (len(TARGETS) + 2)]
     for distance in ("scaled-cosine", "cosine"):
         table, seconds = timed(datasets, datasets, [{"task2vec": {**probe, "distance": distance}}], store=store)

@@ -178,7 +178,7 @@ def test_gradients_whose_squares_float32_cannot_hold_count() -> None:
     for dtype in (torch.float64, torch.float32):
         given = tiny(dtype)
         for values, power in ((given.model.first.weight.data, 80), (given.model.norm.running_mean, 80), (given.model.norm.running_var, 120)):  # type: ignore[union-attr]
-            values.mul_(2.0 ** (power // 2)).mul_(2.0 ** (power // 2))  # type: ignore[operator, union-attr]
+            values.mul_(2.0 ** (power // 2)).mul_(2.0 ** (power // 2))  # type: ignore[operator]
         found.append(task_fisher(given, pictures(10), LABELS).fisher[:6])
     assert found[0].max() < 1e-45
     np.testing.assert_allclose(found[1], found[0], rtol=0.01)
@@ -197,6 +197,7 @@ def test_gradients_are_those_of_images_not_of_the_batch() -> None:
     """The mean of two images' own Fisher information under one head, which the gradient of a batch mean would not give."""
     images, labels = np.repeat(pictures(3), 4, axis=0), np.tile([0, 1], 6)
     once, often = task_fisher(tiny(), images, labels, batch_size=12), task_fisher(tiny(), np.repeat(images, 2, axis=0), np.repeat(labels, 2), batch_size=24)
+    assert [name for name, _, _ in once.modules] == list(COUNTED)
     np.testing.assert_allclose(often.fisher, once.fisher, rtol=1e-5)
 
 

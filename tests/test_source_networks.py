@@ -320,3 +320,81 @@ def test_a_study_in_a_dict_may_have_networks(tmp_path: Path) -> None:
     made = study_from(content, base=tmp_path)
     assert list(made.networks) == ["untrained", "same"]
     assert networks.network_names(made) == ("untrained", "same")
+
+
+# --- gradients and task embeddings ---------------------------------------------------------------------------------------------------------
+
+
+def test_gradients_are_taken_once_a_pair_and_serve_both_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.extractors import triplet_gradients
+
+    made = []
+    real = triplet_gradients.gradient_norms
+    monkeypatch.setattr(triplet_gradients, "gradient_norms", lambda *a, **k: made.append(1) or real(*a, **k))
+    path = network_study(tmp_path, entries=ENTRIES, methods='["lp", "fu", "lp-fu"]')
+    results = simkit.run(path, out=tmp_path / "out")
+    assert len(made) == 3
+    rows = {(row["source"], row["method"]): row for row in results.scores.records}
+    assert len(rows) == 9
+    parts = {name: np.array([rows[source, name]["value"] for source in ("near", "far", "other")]) for name in ("lp", "fu")}
+    relative = [(values - values.min()) / (values.max() - values.min()) for values in parts.values()]
+    np.testing.assert_allclose([rows[source, "lp-fu"]["value"] for source in ("near", "far", "other")], relative[0] * relative[1], atol=1e-12)
+    assert rows["near", "fu"]["floor"] is None
+    assert "the gradients are those of the whole target" in rows["near", "fu"]["flags"]
+    simkit.run(path, out=tmp_path / "out")
+    assert len(made) == 3
+
+
+def test_a_network_without_convolutions_has_no_gradients_and_the_others_have(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    entries = ENTRIES + '[networks.mixer]\nrandom = {network = "timm:mixer_s32_224"}\n'
+    results = simkit.run(network_study(tmp_path, entries=entries, methods='["fu", "knn"]'), out=tmp_path / "out")
+    have = {(row["source"], row["method"]) for row in results.scores.records}
+    assert {("near", "fu"), ("mixer", "knn")} <= have
+    assert ("mixer", "fu") not in have
+    assert any(line.startswith("fu mixer -> goal: fu needs gradients of the network of 'mixer': ") for line in results.incomplete)
+
+
+TASK = '[{task2vec = {network = "squeezenet1_1", checkpoint = "near.pth", image_size = 32}}]'
+
+
+def test_task_embeddings_are_made_once_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.extractors import fisher
+
+    made = []
+    real = fisher.task_fisher
+    monkeypatch.setattr(fisher, "task_fisher", lambda *a, **k: made.append(1) or real(*a, **k))
+    path = network_study(tmp_path, methods=TASK)
+    assert "embed tasks by task2vec" in simkit.plan(read_study(path)).text()
+    results = simkit.run(path, out=tmp_path / "out")
+    assert len(made) == 3, "near, far and goal"
+    rows = {row["source"]: row for row in results.scores.records}
+    assert set(rows) == {"near", "far"}
+    assert all(row["floor"] is not None and 0 <= row["value"] <= 1 for row in rows.values())
+    assert "nothing was done twice" in simkit.run(path, out=tmp_path / "out").done_line
+    again = simkit.run(network_study(tmp_path, methods=TASK.replace("image_size", 'distance = "cosine", image_size')), out=tmp_path / "cosine")
+    assert len(made) == 3, "another distance is of the same embeddings"
+    assert {row["source"]: row["value"] for row in again.scores.records} != {source: row["value"] for source, row in rows.items()}
+
+
+def test_a_damaged_task_embedding_is_made_again(tmp_path: Path) -> None:
+    path = network_study(tmp_path, methods=TASK)
+    store = tmp_path / "store"
+    first = simkit.run(path, out=tmp_path / "out", store=store).scores.records
+    for file in (store / "task").rglob("*.safetensors"):
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 0x55
+        file.write_bytes(bytes(data))
+    for file in (store / "score").rglob("*.json"):
+        file.unlink()
+    assert simkit.run(path, out=tmp_path / "out", store=store).scores.records == first
+
+
+def test_a_probe_that_is_not_there_is_refused_or_with_all_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setattr("simkit.networks.host_error", lambda url: OSError("no internet"))
+    with pytest.raises(SimkitError, match=r"the weights are not on this machine and cannot be downloaded \(no internet\)"):
+        simkit.plan(read_study(network_study(tmp_path, methods='["task2vec"]')))
+    made = simkit.plan(read_study(network_study(tmp_path, methods='["all"]')))
+    assert any(one.method == "task2vec" and "no internet" in one.reason for one in made.impossible)
+    assert "task2vec" not in {method.name for method in made.methods}

@@ -61,8 +61,8 @@ def row_correlations(rows: np.ndarray) -> np.ndarray:
     for start in range(0, n, size):
         go_on()
         block = unit[start:start + size] @ unit[:start + size].T
-        i, j = np.tril_indices(len(block), start - 1, block.shape[1])
-        out[start * (start - 1) // 2:][:len(i)] = block[i, j]
+        for i, row in enumerate(block, start):
+            out[i * (i - 1) // 2:i * (i + 1) // 2] = row[:i]
     return np.round(out, DIGITS, out=out)
 
 
@@ -78,7 +78,7 @@ def label_rank_correlation(values: np.ndarray, same: np.ndarray) -> float:
     """
     order = np.sort(values)
     m, k = len(values), int(same.sum())
-    inside = values[same]
+    inside = np.sort(values[same])  # in order: neighbouring look-ups are fast
     ranks = 0.5 * (np.searchsorted(order, inside, "left") + np.searchsorted(order, inside, "right") + 1.0)
     edges = np.flatnonzero(np.concatenate([[True], order[1:] != order[:-1], [True]]))
     ties = np.diff(edges).astype(np.float64)
@@ -132,9 +132,7 @@ class Parc(NetworkEstimator):
         features = seen.features if len(chosen) == len(seen) else seen.features[chosen]
         rows = standardised_columns(self._reduced(features, where))
         self._check_rows(rows, where)
-        i, j = np.tril_indices(len(rows), -1)
-        same = labels[i] == labels[j]
-        del i, j
+        same = np.concatenate([labels[:i] == labels[i] for i in range(len(labels))])  # in the order of row_correlations
         value = label_rank_correlation(row_correlations(rows), same)
         if not np.isfinite(value):
             alone = not same.any() or same.all()

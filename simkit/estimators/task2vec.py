@@ -12,15 +12,13 @@ import numpy as np
 from simkit.errors import DataError, NotEnoughData, UsageError
 from simkit.estimators.base import Known, Score, TaskEstimator
 from simkit.estimators.task_embedding import TaskEmbedding
-from simkit.recipe import digest, digest_file
+from simkit.networks import file_digest
+from simkit.recipe import digest
 from simkit.registry import option
 
 __all__ = ["Task2Vec", "cosine_distance", "scaled_cosine_distance"]
 
-FILES = (".pth", ".pt", ".safetensors", ".bin")
-"""How names of weights files end."""
-
-NOT_APART = "not distinguishable from the target at half size"
+INDISTINCT = "not distinguishable from the target"
 
 
 def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -96,8 +94,8 @@ class Task2Vec(TaskEstimator):
     """
 
     network: str = option("resnet18", "probe network, of torchvision (resnet18, squeezenet1_1) or of timm (timm:NAME)")
-    weights: str = option("imagenet", "of the probe: imagenet, a weight name of torchvision, random (untrained), or the path of a state dict "
-                          "(.pth, .pt, .safetensors); for timm pretrained is meant by imagenet")
+    weights: str = option("imagenet", "of the probe: imagenet, a weight name of torchvision, or random (untrained); for timm pretrained is meant by imagenet")
+    checkpoint: None | Path = option(None, "local state dict of the probe (.pth, .pt, .safetensors) instead of weights", recipe=False)
     distance: Literal["scaled-cosine", "cosine"] = option("scaled-cosine", "of a / (a + b) and b / (a + b), as the paper; or of the raw embeddings")
     epsilon: float = option(1e-8, "of the scaled cosine, in units of the embedding: a / (a + b + epsilon)", minimum=0)
     method: Literal["exact", "montecarlo"] = option("exact", "expectation over the labels in closed form, or over labels drawn from the head")
@@ -116,11 +114,7 @@ class Task2Vec(TaskEstimator):
 
     def recipe(self) -> dict[str, Any]:
         """Options; a weights file by its digest, never by its path."""
-        return super().recipe() | {"weights": digest_file(self.weights) if self._checkpoint and Path(self.weights).is_file() else self.weights}
-
-    @property
-    def _checkpoint(self) -> bool:
-        return self.weights.endswith(FILES)
+        return super().recipe() | ({} if self.checkpoint is None else {"weights": file_digest(self.checkpoint)})
 
     def probe(self) -> dict[str, dict[str, Any]]:
         """The probe network as extractors are written in a study file: name -> options.
@@ -129,9 +123,9 @@ class Task2Vec(TaskEstimator):
             UsageError: a weight name of torchvision for a network of timm.
         """
         size: dict[str, Any] = {} if self.image_size is None else {"image_size": self.image_size}
-        if self._checkpoint:
+        if self.checkpoint is not None:
             whole = {} if self.image_size is None else {"resize": self.image_size}  # nothing is cut off, as with named weights
-            return {"checkpoint": {"network": self.network, "path": self.weights, **size, **whole}}
+            return {"checkpoint": {"network": self.network, "path": str(self.checkpoint), **size, **whole}}
         seed = {"seed": self.seed} if self.weights == "random" else {}
         if not self.network.startswith("timm:"):
             return {"torchvision": {"network": self.network, "weights": self.weights, **size, **seed}}
@@ -231,7 +225,7 @@ class Task2Vec(TaskEstimator):
                 flags.append(f"{what}: {reason}")
         known = [own for own in selves if own is not None]
         if known and value <= max(known):
-            flags.append(f"{NOT_APART} ({value:.3g}, halves of one data set {max(known):.3g})")
+            flags.append(INDISTINCT)
         flags += [f"a head of {one.name} did not converge" for one in sides if not one.detail.get("converged", True)]
         return tuple(dict.fromkeys(flags))
 
