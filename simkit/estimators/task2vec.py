@@ -95,7 +95,8 @@ class Task2Vec(TaskEstimator):
 
     network: str = option("resnet18", "probe network, of torchvision (resnet18, squeezenet1_1) or of timm (timm:NAME)")
     weights: str = option("imagenet", "of the probe: imagenet, a weight name of torchvision, or random (untrained); for timm pretrained is meant by imagenet")
-    checkpoint: None | Path = option(None, "local state dict of the probe (.pth, .pt, .safetensors) instead of weights", recipe=False)
+    checkpoint: None | Path = option(  # noqa: RUF036 - in this order "none" on the command line is nothing, not a file
+        None, "local state dict of the probe (.pth, .pt, .safetensors) instead of weights", recipe=False)
     distance: Literal["scaled-cosine", "cosine"] = option("scaled-cosine", "of a / (a + b) and b / (a + b), as the paper; or of the raw embeddings")
     epsilon: float = option(1e-8, "of the scaled cosine, in units of the embedding: a / (a + b + epsilon)", minimum=0)
     method: Literal["exact", "montecarlo"] = option("exact", "expectation over the labels in closed form, or over labels drawn from the head")
