@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -218,3 +218,17 @@ def test_measures_of_gradients_have_neither_interval_nor_floor_and_say_so() -> N
     score = assessed(simkit.ESTIMATORS.get("fu")(), example_seen().near, Sampling(0, 5))
     assert (score.interval, score.floor) == (None, None)
     assert "no interval and no floor: the gradients are those of the whole target" in score.flags
+
+
+@pytest.mark.parametrize("name", ["gbc", "hscore", "knn", "leep", "linear-probe", "logme", "lp", "nce", "nleep", "parc", "transrate"])
+def test_shuffled_labels_share_what_does_not_read_labels_and_change_nothing(name: str) -> None:
+    measure = simkit.ESTIMATORS.get(name)()
+    seen = replace(example_seen().near.canonical, memo={})
+    value = measure.assess(seen, np.random.default_rng(0)).value
+    shuffled = seen.with_labels(np.random.default_rng(1).permutation(len(seen)), seen)
+    kept = set(seen.memo)
+    shared = measure.assess(shuffled, np.random.default_rng(0)).value
+    assert shared == measure.assess(replace(shuffled, memo={}), np.random.default_rng(0)).value
+    assert shared != value
+    assert set(shuffled.memo) == kept, "nothing is made again for other labels"
+    assert not seen.take(np.arange(40)).memo

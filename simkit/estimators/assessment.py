@@ -76,9 +76,10 @@ def assessed_all(measure: NetworkEstimator, seen: Sequence[Seen], sampling: Samp
         except SimkitError as error:
             whole.append(error)
     good = [one for one in whole if isinstance(one, Seen)]
-    values = _scored(measure, [one.canonical for one in good], sampling.seed, 0) if good else []
+    fresh = [replace(one.canonical, memo={}) for one in good]  # what this measure keeps of the features ends with it
+    values = _scored(measure, fresh, sampling.seed, 0) if good else []
     if sampling.repeats and good and measure.resampled:
-        values = _with_uncertainty(measure, good, values, sampling)
+        values = _with_uncertainty(measure, good, fresh, values, sampling)
     elif sampling.repeats:
         values = [replace(one, flags=(*one.flags, UNSURE)) if isinstance(one, Score) else one for one in values]
     left = iter(values)
@@ -101,7 +102,9 @@ def _scored(measure: NetworkEstimator, seen: Sequence[Seen], seed: int, repeat: 
     return out
 
 
-def _with_uncertainty(measure: NetworkEstimator, seen: Sequence[Seen], scores: Sequence[Score | SimkitError], sampling: Sampling) -> list[Score | SimkitError]:
+def _with_uncertainty(
+    measure: NetworkEstimator, seen: Sequence[Seen], canonical: Sequence[Seen], scores: Sequence[Score | SimkitError], sampling: Sampling,
+) -> list[Score | SimkitError]:
     """Scores with interval, floor and verdict; a pair whose half-samples cannot be measured says why it has none."""
     from scipy.stats import t
 
@@ -117,7 +120,7 @@ def _with_uncertainty(measure: NetworkEstimator, seen: Sequence[Seen], scores: S
             break
         sizes.append(len(rows))
         halves.append(_scored(measure, [one.take(rows).canonical for one in seen], sampling.seed, repeat))
-    shuffles = [_scored(measure, _shuffled(seen, rng_for("shuffle", sampling.seed, seen[0].target, repeat)), sampling.seed, -repeat)
+    shuffles = [_scored(measure, _shuffled(seen, canonical, rng_for("shuffle", sampling.seed, seen[0].target, repeat)), sampling.seed, -repeat)
                 for repeat in range(1, repeats + 1)]
     out: list[Score | SimkitError] = []
     for place, score in enumerate(scores):
@@ -151,7 +154,7 @@ def _with_uncertainty(measure: NetworkEstimator, seen: Sequence[Seen], scores: S
     return out
 
 
-def _shuffled(seen: Sequence[Seen], rng: np.random.Generator) -> list[Seen]:
+def _shuffled(seen: Sequence[Seen], canonical: Sequence[Seen], rng: np.random.Generator) -> list[Seen]:
     """The pairs with the labels of the images shuffled, alike for all sources. Where all images of a group (patient) have one label, whole groups
     exchange their labels: images of a group are no independent images.
     """
@@ -161,9 +164,7 @@ def _shuffled(seen: Sequence[Seen], rng: np.random.Generator) -> list[Seen]:
         _, first, member = np.unique(one.units, return_index=True, return_inverse=True)
         if (one.labels[first][member] == one.labels).all():
             order = first[rng.permutation(len(first))][member]
-    whats = ("labels", "indicators", "values")
-    changed: list[dict[str, Any]] = [{what: None if getattr(one, what) is None else getattr(one, what)[order] for what in whats} for one in seen]
-    return [replace(one, **parts).canonical for one, parts in zip(seen, changed, strict=True)]
+    return [rows.with_labels(order[one.canonical_rows], one) for rows, one in zip(canonical, seen, strict=True)]
 
 
 def transferability(

@@ -11,7 +11,7 @@ from simkit.errors import DataError, NotEnoughData
 from simkit.estimators.seen import Seen
 from simkit.transport.interruption import go_on
 
-__all__ = ["EXTREME", "Rows", "Spectrum", "class_counts", "rank_tolerance", "spectrum"]
+__all__ = ["EXTREME", "Basis", "Rows", "Spectrum", "basis", "class_counts", "rank_tolerance", "spectrum"]
 
 TILE = 4 << 20
 """Numbers that are in float64 at one time (32 MiB)."""
@@ -125,15 +125,10 @@ class Rows:
     @property
     def inner(self) -> np.ndarray:
         """X'X, (d, d)."""
-        return self.inner_with(np.empty((len(self), 0)))[0]
-
-    def inner_with(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """X'X, (d, d), and X'Y, (d, m), of columns Y (n, m), in one pass."""
-        gram, product = np.zeros((self.dimension, self.dimension)), np.zeros((self.dimension, columns.shape[1]))
-        for rows, x in self.tiles():
+        gram = np.zeros((self.dimension, self.dimension))
+        for _, x in self.tiles():
             gram += x.T @ x
-            product += x.T @ columns[rows]
-        return gram, product
+        return gram
 
     @property
     def outer(self) -> np.ndarray:
@@ -177,23 +172,47 @@ class Spectrum:
         return len(self.eigenvalues)
 
 
-def spectrum(rows: Rows, columns: np.ndarray) -> Spectrum:
-    """Eigenvalues of X'X above :func:`rank_tolerance` times the largest, and U'Y.
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """The eigenvectors of the smaller of X'X and XX', and what is needed to take columns into them. It knows nothing of the columns.
+
+    Attributes:
+        rows: X.
+        eigenvalues: (k,) of X'X above the tolerance, rising.
+        vectors: (n, k) of XX' where there are fewer images than features, else (d, k) of X'X.
+        trace: of X'X.
+    """
+
+    rows: Rows
+    eigenvalues: np.ndarray
+    vectors: np.ndarray
+    trace: float
+
+    def spectrum(self, columns: np.ndarray) -> Spectrum:
+        """The thin decomposition as far as columns Y (n, m) need it."""
+        shape = (len(self.rows), self.rows.dimension)
+        if len(self.rows) < self.rows.dimension:
+            return Spectrum(self.eigenvalues, self.vectors.T @ columns, self.trace, shape)
+        product = np.zeros((self.rows.dimension, columns.shape[1]))
+        for part, x in self.rows.tiles():
+            product += x.T @ columns[part]
+        return Spectrum(self.eigenvalues, self.vectors.T @ product / np.sqrt(self.eigenvalues)[:, None], self.trace, shape)
+
+
+def basis(rows: Rows) -> Basis:
+    """Eigenvalues above :func:`rank_tolerance` times the largest, and their vectors.
 
     By the eigenvalues of the smaller of X'X and XX', in float64: O(n d min(n, d)) and no copy of X. Squaring costs digits: a direction whose singular value is
     a share s of the largest is found to a relative 1e-16 / s², and from about s = 2.4e-7 (more for n above 256) down it counts as zero. Features in float32 say
     nothing about such directions.
     """
-    n, d = rows.features.shape
-    if n < d:
-        gram = rows.outer
-        trace = float(np.trace(gram))
-        eigenvalues, vectors = np.linalg.eigh(gram)
-        kept = eigenvalues > rank_tolerance(n, d) * max(float(eigenvalues[-1]), 0.0)
-        return Spectrum(eigenvalues[kept], vectors[:, kept].T @ columns, trace, (n, d))
-    gram, product = rows.inner_with(columns)
+    gram = rows.smaller_gram
     trace = float(np.trace(gram))
     eigenvalues, vectors = np.linalg.eigh(gram)
-    kept = eigenvalues > rank_tolerance(n, d) * max(float(eigenvalues[-1]), 0.0)
-    coordinates = vectors[:, kept].T @ product / np.sqrt(eigenvalues[kept])[:, None]
-    return Spectrum(eigenvalues[kept], coordinates, trace, (n, d))
+    kept = eigenvalues > rank_tolerance(*rows.features.shape) * max(float(eigenvalues[-1]), 0.0)
+    return Basis(rows, eigenvalues[kept], vectors[:, kept], trace)
+
+
+def spectrum(rows: Rows, columns: np.ndarray) -> Spectrum:
+    """:func:`basis` and its :meth:`Basis.spectrum`."""
+    return basis(rows).spectrum(columns)

@@ -99,8 +99,7 @@ class Gbc(NetworkEstimator):
         """
         labels, counts = class_counts(self.name, seen)
         present = np.flatnonzero(counts)
-        rows = Rows.of(seen.features, centred=True, where=seen.target)
-        points = principal_components(rows, self.dimensions) if self.dimensions else seen.features
+        points = seen.once("points", lambda: self._points(seen))
         means, variances = class_statistics(points, labels, present)
         raised = int((variances < self.smallest_variance).sum())
         variances = np.maximum(variances, self.smallest_variance)
@@ -116,6 +115,11 @@ class Gbc(NetworkEstimator):
         }
         value = -float(overlaps.sum())
         return Score(value if value else 0.0, True, detail, flags=self._flags(detail, points.shape[1], value))
+
+    def _points(self, seen: Seen) -> np.ndarray:
+        """The rows that Gaussians are fitted to."""
+        rows = Rows.of(seen.features, centred=True, where=seen.target)
+        return principal_components(rows, self.dimensions) if self.dimensions else seen.features
 
     def _flags(self, detail: dict[str, Any], dimensions: int, value: float) -> tuple[str, ...]:
         n, flags = detail["n"], []

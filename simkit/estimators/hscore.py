@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simkit.estimators.base import NetworkEstimator, Score
-from simkit.estimators.decomposition import Rows, Spectrum, class_counts, spectrum
+from simkit.estimators.decomposition import Basis, Rows, Spectrum, basis, class_counts
 from simkit.estimators.seen import Seen
 from simkit.registry import option
 
@@ -78,16 +78,21 @@ class HScore(NetworkEstimator):
         """
         _, counts = class_counts(self.name, seen)
         present = np.flatnonzero(counts)
-        rows = Rows.of(seen.features, centred=True, where=seen.target)
-        if not self.shrinkage:  # the value does not change, and features of small scale count as others do
-            lengths = np.sqrt(rows.column_squares)
-            rows = replace(rows, factors=1.0 / np.where(lengths > 0.0, lengths, 1.0))
-        found = spectrum(rows, seen.one_hot[:, present])
-        share = ledoit_wolf_share(found, rows.squares) if self.shrinkage else None
+        whole, squares = seen.once("basis", lambda: self._basis(seen))
+        found = whole.spectrum(seen.one_hot[:, present])
+        share = ledoit_wolf_share(found, squares) if self.shrinkage else None
         limit = min(len(present) - 1, found.rank)
         value = min(plain_score(found, counts[present]), float(limit)) if share is None else shrunk_score(found, counts[present], share)
         detail: dict[str, Any] = {"shrinkage": share, "rank": found.rank, "n": len(seen), "d": seen.dimension, "classes": len(present)}
         return Score(value, True, detail, flags=_flags(found, share, len(present)))
+
+    def _basis(self, seen: Seen) -> tuple[Basis, np.ndarray]:
+        """The directions of the features, and the squared length of each row."""
+        rows = Rows.of(seen.features, centred=True, where=seen.target)
+        if not self.shrinkage:  # the value does not change, and features of small scale count as others do
+            lengths = np.sqrt(rows.column_squares)
+            rows = replace(rows, factors=1.0 / np.where(lengths > 0.0, lengths, 1.0))
+        return basis(rows), rows.squares if self.shrinkage else np.empty(0)
 
 
 def _flags(found: Spectrum, share: float | None, classes: int) -> tuple[str, ...]:

@@ -272,8 +272,7 @@ class Knn(NetworkEstimator):
             ResourceError: nearly all distances are equal (SK301).
         """
         assert seen.labels is not None
-        copies, units = self._units(seen)
-        near = nearest_rows(self._rows(seen), units, self.neighbours)
+        copies, near = seen.once("nearest", lambda: self._nearest(seen))
         classes = len(seen.classes)
         shares = votes(near, seen.labels, classes)
         credit = class_credit(near, shares, seen.labels)
@@ -286,6 +285,11 @@ class Knn(NetworkEstimator):
             "tied_votes": int((credit % 1.0 != 0).sum()),
         }
         return Score(values[self.report], detail=detail, flags=self._flags(counts[counts > 0], copies, len(seen)))
+
+    def _nearest(self, seen: Seen) -> tuple[int, Neighbours]:
+        """How many images are copies of another, and the neighbours of each."""
+        copies, units = self._units(seen)
+        return copies, nearest_rows(self._rows(seen), units, self.neighbours)
 
     def _units(self, seen: Seen) -> tuple[int, np.ndarray]:
         """(number of images with the same features as an image before, unit of each row)."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.errors import DataError, NotEnoughData
 from simkit.estimators.base import NetworkEstimator, Score
-from simkit.estimators.decomposition import EXTREME, Rows, Spectrum, class_counts, spectrum
+from simkit.estimators.decomposition import EXTREME, Rows, Spectrum, basis, class_counts
 from simkit.estimators.seen import Seen
 from simkit.registry import option
 
@@ -177,8 +177,7 @@ class LogMe(NetworkEstimator):
             NotEnoughData: one class only, or numbers that are the same for all images.
         """
         columns, names = self._columns(seen)
-        rows = Rows.of(seen.features, centred=False, where=seen.target)
-        found = spectrum(rows, columns)
+        found = seen.once("basis", lambda: basis(Rows.of(seen.features, centred=False, where=seen.target))).spectrum(columns)
         best = maximum_evidence(found, np.einsum("ij,ij->j", columns, columns))
         n, d = found.shape
         detail: dict[str, Any] = {

@@ -144,18 +144,22 @@ class NLeep(NetworkEstimator):
             most = n // classes
             fix = f"set components = {most} or fewer, or give more images" if most else "give more images"
             raise NotEnoughData("SK501", seen.target, f"{self.name}: {message}", fix)
-        rows = principal_components(seen.features, self.variance)
-        self._check_time(n, count, rows.shape[1], f"{self.name} of {seen.target} by {seen.source}")
-        found = mixture(rows, count, covariance=self.covariance, seed=self.seed, starts=self.starts, iterations=self.iterations)
+        found, width = seen.once(count, lambda: self._mixture(seen, count))
         outputs = effective_outputs(found.responsibilities)
         detail, flags = output_evidence(outputs, count, seen.labels, method=self.name, target=seen.target, what="components")
-        width = rows.shape[1]
         if self.covariance == "full" and n < count * (width + 1):
             flags = (*flags, f"{n} images for {count} full covariances in {width} dimensions: components hold single images (try covariance = diag)")
         if not found.converged:
             flags = (*flags, f"not converged: mixture, after {found.iterations} iterations")
         more: dict[str, Any] = {"d": seen.dimension, "dimensions": width, "iterations": found.iterations, "covariance": self.covariance, "seed": self.seed}
         return Score(leep(found.responsibilities, seen.labels), found.converged, {**detail, **more}, flags=flags)
+
+    def _mixture(self, seen: Seen, count: int) -> tuple[Mixture, int]:
+        """The mixture, which does not read the labels, and the number of principal components."""
+        rows = principal_components(seen.features, self.variance)
+        self._check_time(len(seen), count, rows.shape[1], f"{self.name} of {seen.target} by {seen.source}")
+        found = mixture(rows, count, covariance=self.covariance, seed=self.seed, starts=self.starts, iterations=self.iterations)
+        return found, int(rows.shape[1])
 
     def _check_time(self, n: int, count: int, width: int, where: str) -> None:
         hours = self.starts * mixture_seconds(n, count, width, self.covariance) / 3600

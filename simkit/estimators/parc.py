@@ -129,11 +129,12 @@ class Parc(NetworkEstimator):
         where = f"{self.name}: {seen.target}"
         chosen = stratified_part(seen.labels, self.max_images, rng)
         labels = seen.labels[chosen]
-        features = seen.features if len(chosen) == len(seen) else seen.features[chosen]
-        rows = standardised_columns(self._reduced(features, where))
-        self._check_rows(rows, where)
+        if len(chosen) == len(seen):  # all of them: the labels play no part so far
+            rows, correlations = seen.once("correlations", lambda: self._correlations(seen.features, where))
+        else:
+            rows, correlations = self._correlations(seen.features[chosen], where)
         same = np.concatenate([labels[:i] == labels[i] for i in range(len(labels))])  # in the order of row_correlations
-        value = label_rank_correlation(row_correlations(rows), same)
+        value = label_rank_correlation(correlations, same)
         if not np.isfinite(value):
             alone = not same.any() or same.all()
             what = f"{int(same.sum())} of {len(same)} pairs of images are of one class" if alone else "all pairs of images are equally alike"
@@ -144,6 +145,12 @@ class Parc(NetworkEstimator):
             "same_class_pairs": int(same.sum()), "dimensions": self.dimensions, "constant_features": int((~rows.any(axis=0)).sum()),
         }
         return Score(100.0 * value, detail=detail, flags=self._flags(len(seen), len(rows)))
+
+    def _correlations(self, features: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+        """Standardised rows, and the correlations of all pairs of them."""
+        rows = standardised_columns(self._reduced(features, where))
+        self._check_rows(rows, where)
+        return rows, row_correlations(rows)
 
     def _reduced(self, features: np.ndarray, where: str) -> np.ndarray:
         if not self.dimensions:

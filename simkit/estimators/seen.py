@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from simkit.embedding import row_digests
 from simkit.errors import DataError, NotEnoughData, UsageError
 
 __all__ = ["Seen", "check_probabilities"]
+
+Anything = TypeVar("Anything")
 
 SUM_TOLERANCE = 1e-3
 """How far the probabilities of an image may be from adding up to one: half precision gives that much."""
@@ -41,6 +43,7 @@ class Seen:
         source: name of the source.
         target: name of the target.
         network: digest of the network's recipe; "" for bare arrays.
+        memo: what :meth:`once` keeps.
     """
 
     features: np.ndarray
@@ -57,6 +60,7 @@ class Seen:
     source: str = "source"
     target: str = "target"
     network: str = ""
+    memo: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         features = np.asarray(self.features)
@@ -105,7 +109,19 @@ class Seen:
                                 for what in ("labels", "probabilities", "indicators", "values")}
         groups = None if self.groups is None else tuple(self.groups[i] for i in rows)
         images = tuple(self.images[i] for i in rows) if self.images else ()
-        return replace(self, features=self.features[rows], groups=groups, images=images, **some)
+        return replace(self, features=self.features[rows], groups=groups, images=images, memo={}, **some)
+
+    def once(self, name: Hashable, make: Callable[[], Anything]) -> Anything:
+        """What ``make`` returns, made once for these features: copies that differ in their labels alone (shuffled ones) share it. It must not read labels."""
+        if name not in self.memo:
+            self.memo[name] = make()
+        found: Anything = self.memo[name]
+        return found
+
+    def with_labels(self, rows: np.ndarray, other: Seen) -> Seen:
+        """The same images with the labels (or indicators, or values) of ``rows`` of another, classes numbered anew."""
+        given: dict[str, Any] = {what: None if getattr(other, what) is None else getattr(other, what)[rows] for what in ("labels", "indicators", "values")}
+        return replace(self, classes=other.classes, **given).numbered
 
     @property
     def units(self) -> np.ndarray:
@@ -132,7 +148,17 @@ class Seen:
         Rows in the order of their features' digests (equal rows: by label), classes numbered by their first row; classes without images, and
         columns of indicators that are the same for all images, are left out.
         """
-        one = self.take(np.lexsort((self._second, row_digests(self.features))))
+        return self.take(self.canonical_rows).numbered
+
+    @cached_property
+    def canonical_rows(self) -> np.ndarray:
+        """The order of :attr:`canonical`."""
+        return np.lexsort((self._second, row_digests(self.features)))
+
+    @property
+    def numbered(self) -> Seen:
+        """The same with classes numbered by their first row; classes without images, and indicators that are the same for all, are left out."""
+        one = self
         if one.labels is not None:
             present, first, number = np.unique(one.labels, return_index=True, return_inverse=True)
             rank = np.argsort(np.argsort(first))

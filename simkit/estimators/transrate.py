@@ -66,7 +66,7 @@ class TransRate(NetworkEstimator):
         if self.normalise:
             rows, zero = rows.unit
         n, d, present = len(seen), seen.dimension, np.flatnonzero(counts)
-        gram = rows.smaller_gram
+        gram = seen.once("gram", lambda: rows.smaller_gram)
         whole, parts = _rate(gram, n, self.epsilon), np.zeros(len(present))
         for place, one in enumerate(present):
             go_on()
