@@ -32,34 +32,33 @@ class _Images(Sequence[np.ndarray]):
 
 
 def gradients_of(
-    methods: Sequence[Any], networks: Mapping[str, SourceNetwork], pairs: Sequence[tuple[str, str]], datasets: Mapping[str, Dataset], store: Store,
-    progress: Progress, device: str,
+    networks: Mapping[str, SourceNetwork], pairs: Sequence[tuple[str, str]], datasets: Mapping[str, Dataset], store: Store, progress: Progress, device: str,
 ) -> dict[tuple[str, str], Mapping[str, Any] | str]:
-    """The gradient norms of each pair, where one of the measures reads them: from the store, or by a few backward passes. A text says why a pair has none:
-    a network without two convolutions, no triplet, no gradient.
+    """The gradient norms of each pair: from the store, or by a few backward passes. A text says why a pair has none: a network without two convolutions,
+    no triplet, no gradient.
     """
     from simkit.extractors.triplet_gradients import GRADIENTS_VERSION, gradient_norms
 
-    if not any("gradients" in method.reads for method in methods):
-        return {}
     out: dict[tuple[str, str], Mapping[str, Any] | str] = {}
+    if not pairs:
+        return out
     with progress.counting("gradients", len(pairs), "pairs") as done:
-        for source, target in pairs:
-            network, dataset = networks[source], datasets[target]
-            key = digest({"gradients": GRADIENTS_VERSION, "network": network.key, "dataset": dataset.fingerprint})
-            found = store.load_json(KIND, key)
-            if found is None:
-                classifier = network.classifier
-                images = _Images(dataset, classifier.preprocessing)
-                try:
-                    found = gradient_norms(classifier, images, np.asarray(dataset.labels), device=device, names=dataset.digests)
-                except (NotEnoughData, UsageError) as error:
-                    out[source, target] = error.problems[0].message
-                    done(1)
-                    continue
-                store.save_json(KIND, key, found)
-            out[source, target] = found
-            done(1)
-    for source, _ in pairs:
-        networks[source].release()
+        for source in dict.fromkeys(source for source, _ in pairs):
+            network = networks[source]
+            for target in [target for one, target in pairs if one == source]:
+                dataset = datasets[target]
+                key = digest({"gradients": GRADIENTS_VERSION, "network": network.key, "dataset": dataset.fingerprint})
+                found = store.load_json(KIND, key)
+                if found is None:
+                    classifier = network.classifier
+                    images = _Images(dataset, classifier.preprocessing)
+                    try:
+                        found = gradient_norms(classifier, images, np.asarray(dataset.labels), device=device, names=dataset.digests)
+                    except (NotEnoughData, UsageError) as error:
+                        found = {"reason": error.problems[0].message}
+                    else:
+                        store.save_json(KIND, key, found)
+                out[source, target] = found.get("reason") or found
+                done(1)
+            network.release()
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,15 +17,14 @@ from simkit.extractors.base import Extractor, Session
 from simkit.extractors.classifier import Classifier
 from simkit.extractors.network_session import Preprocessing
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.stages import Effort, Embedded, Sessions, embed_dataset
+from simkit.pipeline.stages import Effort, Sessions, embed_dataset
 from simkit.recipe import digest, recipe_of
 from simkit.store import Store
 from simkit.study import Study
 from simkit.transfer import SCRATCH, Pretrain, TransferPlan, named_network, pretrained, pretrained_network
 
 __all__ = [
-    "Looked", "SourceNetwork", "check_networks", "leaks", "look", "network_names", "network_sources", "pairs_of", "prepared", "seen_through", "source_cards",
-    "wanted_pretrainings",
+    "SourceNetwork", "check_networks", "leaks", "look", "network_names", "network_sources", "pairs_of", "seen_through", "source_cards", "wanted_pretrainings",
 ]
 
 SEEN_VERSION = 1
@@ -68,7 +67,6 @@ class SourceNetwork:
     origin: str
     images: int | None = None
     pretraining: str = ""
-    _look: list[_Look] = field(default_factory=list, repr=False)
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -229,53 +227,43 @@ def check_networks(networks: Mapping[str, SourceNetwork], datasets: Mapping[str,
         problems.raise_if_any(kind)
 
 
-@dataclass(frozen=True, eq=False)
-class Looked:
-    """What one network gives for one target.
-
-    Attributes:
-        embedded: rows (features, then outputs), and what it took.
-        outputs: how many of a row's values are outputs.
-        classes: names of the outputs, or ().
-    """
-
-    embedded: Embedded
-    outputs: int
-    classes: tuple[str, ...]
-
-
 def look(
     networks: Mapping[str, SourceNetwork], pairs: Iterable[tuple[str, str]], datasets: Mapping[str, Dataset], store: Store, progress: Progress, *,
     device: str, effort: Effort,
-) -> dict[tuple[str, str], Looked]:
-    """One forward pass of each network over each of its targets, unless it is in the store. A network is loaded once, and let go after its last target."""
+) -> None:
+    """One forward pass of each network over each of its targets, unless it is in the store. A network is loaded once, and let go after its last target.
+
+    Raises:
+        DataError: an image that was readable when its card was made no longer is.
+    """
     targets: dict[str, list[str]] = {}
     for source, target in pairs:
         targets.setdefault(source, []).append(target)
-    out: dict[tuple[str, str], Looked] = {}
     for source, names in targets.items():
         network = networks[source]
         sessions = Sessions(network.extractor, device, effort)
-        made = [(target, embed_dataset(datasets[target], sessions, store, progress)) for target in names]
-        outputs, classes = network.head(store)
+        for target in names:
+            done = embed_dataset(datasets[target], sessions, store, progress)
+            progress.say(f"{source} sees {done.line}")
+            if len(done.dataset) != len(datasets[target]):
+                lost = done.dataset.skipped[-1]
+                message = f"{len(datasets[target]) - len(done.dataset)} images can no longer be read, such as {lost.key}: {lost.reason}"
+                raise DataError("SK206", target, message, "run the command again: they are then skipped, named and counted from the start")
         if store.load_json(KIND, network.key) is None:
+            outputs, classes = network.head(store)
             store.save_json(KIND, network.key, {"outputs": outputs, "classes": list(classes), "recipe": network.extractor.recipe()})
-        for target, one in made:
-            progress.say(f"{source} sees {one.line}")
-            out[source, target] = Looked(one, outputs, classes)
         network.release()
-    return out
 
 
-def seen_through(source: str, target: str, looked: Looked, network: SourceNetwork, gradients: Mapping[str, Any] | str | None = None) -> Seen:
-    """The network view of a pair; a text instead of gradients says why there are none."""
-    embedding, dataset = looked.embedded.embedding, looked.embedded.dataset
-    width = embedding.dimension - looked.outputs
-    outputs = softmax(embedding.features[:, width:]) if looked.outputs else None
+def seen_through(network: SourceNetwork, dataset: Dataset, store: Store, gradients: Mapping[str, Any] | str | None = None) -> Seen:
+    """The network view of a pair, from what :func:`look` left in the store; a text instead of gradients says why there are none."""
+    outputs, classes = network.head(store)
+    rows = store.shelf(network.extractor.recipe()).gather(dataset.digests)
+    width = rows.shape[1] - outputs
     return Seen(
-        np.ascontiguousarray(embedding.features[:, :width]), embedding.labels, embedding.classes, outputs, looked.classes, embedding.indicators,
-        groups=embedding.groups, gradients=None if isinstance(gradients, str) else gradients, no_gradients=gradients if isinstance(gradients, str) else "",
-        images=tuple(dataset.digests), source=source, target=target, network=network.key,
+        np.ascontiguousarray(rows[:, :width]), dataset.labels, dataset.classes, softmax(rows[:, width:]) if outputs else None, classes, dataset.indicators,
+        groups=dataset.groups, gradients=None if isinstance(gradients, str) else gradients, no_gradients=gradients if isinstance(gradients, str) else "",
+        images=tuple(dataset.digests), source=network.source, target=dataset.name, network=network.key,
     )
 
 
@@ -284,12 +272,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.asarray(logits, dtype=np.float64)
     shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def prepared(dataset: Dataset, rows: Sequence[int], preprocessing: Preprocessing) -> list[np.ndarray]:
-    """Some images of a data set as a network takes them, uint8 (crop, crop, channels).
-
-    Raises:
-        DataError: an image that cannot be read.
-    """
-    return [preprocessing(dataset.read(int(row))) for row in rows]

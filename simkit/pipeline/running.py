@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import simkit
 from simkit.dataset import Dataset, DatasetCard, Skipped, card_of
 from simkit.errors import DataError, NotEnoughData, UsageError
+from simkit.estimators.seen import Seen
 from simkit.execution import Where
 from simkit.files import resource_errors, write_json, write_text
 from simkit.pipeline.gradients import gradients_of
@@ -218,11 +219,11 @@ def scores_of_networks(
     pairs = {m.name: [pair for pair in made.pairs(m) if pair[0] not in diverged] for m in methods}
     by_name = {m.name: m for m in methods}
 
-    def views(wanted: set[tuple[str, str]], names: set[str]) -> dict[tuple[str, str], Any]:
-        ordered = [pair for pair in dict.fromkeys(p for own in pairs.values() for p in own) if pair in wanted]
-        looked = look(networks, ordered, kept, store, progress, device=device, effort=effort)
-        gradients = gradients_of([by_name[name] for name in names], networks, ordered, kept, store, progress, device)
-        return {(s, t): seen_through(s, t, one, networks[s], gradients.get((s, t))) for (s, t), one in looked.items()}
+    def views(wanted: Mapping[tuple[str, str], set[str]]) -> Callable[[tuple[str, str]], Seen]:
+        look(networks, wanted, kept, store, progress, device=device, effort=effort)
+        backward = [pair for pair, names in wanted.items() if any("gradients" in by_name[name].reads for name in names)]
+        gradients = gradients_of(networks, backward, kept, store, progress, device)
+        return lambda pair: seen_through(networks[pair[0]], kept[pair[1]], store, gradients.get(pair))
 
     scores, also = score_networks(methods, pairs, networks, kept, store, sampling=study.sampling, views=views, progress=progress)
     seen = leaks(made.transfer, networks, study.targets)

@@ -50,7 +50,7 @@ class _Task:
 
 def score_networks(
     methods: Sequence[NetworkEstimator], pairs: Mapping[str, Sequence[Pair]], networks: Mapping[str, SourceNetwork], datasets: Mapping[str, Dataset],
-    store: Store, *, sampling: Sampling, views: Callable[[set[Pair], set[str]], Mapping[Pair, Seen]], progress: Progress,
+    store: Store, *, sampling: Sampling, views: Callable[[Mapping[Pair, set[str]]], Callable[[Pair], Seen]], progress: Progress,
 ) -> tuple[list[PairScore], list[Unavailable]]:
     """Scores of all pairs by all measures of the network view.
 
@@ -61,7 +61,8 @@ def score_networks(
         datasets: the targets, without unreadable images.
         store: where scores are kept, one by one.
         sampling: seed, half-samples and shuffles.
-        views: makes the views of some pairs, for methods of some names; called once for a target, and only where a score is not in the store.
+        views: is told the pairs whose views will be asked for, with the methods that they are for, and returns what makes one; called only where a score is
+            not in the store. Views are large: one is made for all measures of its pair, and let go, but for measures that are relative to the pool.
         progress: told what happens.
     """
     keys: dict[tuple[str, Pair], str] = {}
@@ -84,26 +85,38 @@ def score_networks(
                 store.save_json("score", keys[method.name, pair], {"pair": pair, "method": method.recipe(), **asdict(result)})
             done(1)
 
-        for target in dict.fromkeys(pair[1] for one in pairs.values() for pair in one):
-            tasks = [task for method in methods for task in _tasks(method, pairs[method.name], target, stored)]
-            if tasks:
-                seen = views({pair for task in tasks for pair in task.pairs}, {task.method.name for task in tasks})
-                _in_threads(tasks, seen, sampling, keep)
+        tasks = [task for method in methods for task in _tasks(method, pairs[method.name], stored)]
+        wanted: dict[Pair, set[str]] = {}
+        for task in tasks:
+            for pair in task.pairs:
+                wanted.setdefault(pair, set()).add(task.method.name)
+        seen_of = views(wanted) if wanted else None
+        for group in _grouped(tasks):
+            assert seen_of is not None
+            _in_threads(group, {pair: seen_of(pair) for pair in group[0].pairs}, sampling, keep)
     return _sorted_out(methods, pairs, found, stored)
 
 
-def _tasks(method: NetworkEstimator, pairs: Sequence[Pair], target: str, stored: set[tuple[str, Pair]]) -> list[_Task]:
-    own = [pair for pair in pairs if pair[1] == target]
-    left = [pair for pair in own if (method.name, pair) not in stored]
+def _tasks(method: NetworkEstimator, pairs: Sequence[Pair], stored: set[tuple[str, Pair]]) -> list[_Task]:
+    """What is left of a measure: one task a pair, or one a target where it is relative to the pool."""
+    left = [pair for pair in pairs if (method.name, pair) not in stored]
     if method.pool_relative:
-        return [_Task(method, tuple(own))] if left else []
+        return [_Task(method, tuple(pair for pair in pairs if pair[1] == target)) for target in dict.fromkeys(pair[1] for pair in left)]
     return [_Task(method, (pair,)) for pair in left]
+
+
+def _grouped(tasks: Sequence[_Task]) -> list[list[_Task]]:
+    """The tasks that need the same views, in the order of their first."""
+    groups: dict[tuple[Pair, ...], list[_Task]] = {}
+    for task in tasks:
+        groups.setdefault(task.pairs, []).append(task)
+    return list(groups.values())
 
 
 def _in_threads(
     tasks: Sequence[_Task], seen: Mapping[Pair, Seen], sampling: Sampling, keep: Callable[[NetworkEstimator, Pair, Score | SimkitError], None],
 ) -> None:
-    """The tasks of one target, one a core, with the linear algebra's own threads shared out among them."""
+    """The tasks of some views, one a core, with the linear algebra's own threads shared out among them."""
     from threadpoolctl import threadpool_limits
 
     workers = min(cores(), len(tasks))
