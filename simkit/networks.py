@@ -73,6 +73,7 @@ def weights_enum(network: str, weights: str, where: str) -> Any:
     """
     from torchvision.models import get_model_weights
 
+    check_network(network, where.replace(".weights", ".network"))
     enum = get_model_weights(network)
     if weights == "imagenet":
         return enum.DEFAULT

@@ -414,6 +414,10 @@ def _networks(value: Any, base: Path, where: str, problems: Problems) -> dict[st
     for name, entry in value.items():
         here = f"{where}.{name}"
         keys = [key for key in entry if key != "images"] if isinstance(entry, Mapping) else [entry]
+        known = EXTRACTORS.names()
+        if len(keys) > 1 and (odd := [key for key in keys if isinstance(key, str) and key not in known and ":" not in key]):
+            problems.add("SK103", f"{here}.{odd[0]}", f"unknown key{nearest(odd[0], ('images', *known))}", f"keys: images, or one network: {', '.join(known)}")
+            continue
         if len(keys) != 1 or not isinstance(keys[0], str):
             problems.add("SK103", here, f"names {len(keys)} networks, wanted one", example)
             continue

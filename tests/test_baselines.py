@@ -52,7 +52,7 @@ def test_random_is_uniform_and_tells_nothing() -> None:
 def test_random_promises() -> None:
     check_estimator(RandomOrder)
     check_estimator(RandomOrder(seed=5))
-    assert (RandomOrder.name, RandomOrder.kind, RandomOrder.reads_source_card) == ("random", "prior", True)
+    assert (RandomOrder.name, RandomOrder.kind, RandomOrder.reads_source_card) == ("random", "prior", "name")
 
 
 # --- static --------------------------------------------------------------------------------------------------------------------------------------

@@ -429,7 +429,7 @@ def declared(**attributes: Any) -> type[Estimator]:
     (declared(needs_of_source=("luck",)), r"needs_of_source is \('luck',\)"),
     (declared(bounds=(0,)), r"bounds is \(0,\): declare \(lowest, highest\)"),
     (declared(version=0), "version is 0: declare a whole number from 1"),
-    (int, "<class 'int'> is not a measure: subclass FeatureEstimator or CardEstimator"),
+    (int, "<class 'int'> is not a measure: subclass FeatureEstimator, CardEstimator or NetworkEstimator"),
     (len, "<built-in function len> is not a measure"),
 ])
 def test_a_wrong_declaration_is_said_before_anything_is_computed(cls: Any, message: str) -> None:

@@ -218,7 +218,7 @@ def test_small_classes_are_tested_where_they_can_be_and_flagged(few: Labelled) -
     result = score(x, lone, groups=["a"] * 3 + [f"p{i}" for i in range(37)])
     assert "3 of 40 images not counted: the other folds hold none of their class" in result.flags
     assert result.detail["classes_tested"] == 2
-    assert score(x, y, groups=["a", "b", "c"] * 13 + ["a"]).flags[0] == "3 folds: there are no more groups"
+    assert score(x, y, groups=["a", "b", "c"] * 13 + ["a"]).flags[0] == "3 folds: there are no more groups of two classes"
 
 
 def test_constant_features_give_chance() -> None:
@@ -234,7 +234,7 @@ def test_refusals() -> None:
         score(x, y, groups=["a"] * 40)
     with pytest.raises(NotEnoughData, match=r"1 distinct image cannot be split into folds"):
         score(np.ones((40, 2)), y)
-    with pytest.raises(NotEnoughData, match=r"no class has images both in a fold and in the others \(2 independent images or groups\)"):
+    with pytest.raises(NotEnoughData, match=r"no fold tests two classes that the others hold \(2 independent images or groups, 2 folds\)"):
         score(x, y, groups=[f"p{label}" for label in y])
     with pytest.raises(NotEnoughData, match=r"every label is the same for all images"):
         score(x, np.ones((40, 2)))

@@ -10,7 +10,7 @@ import pytest
 
 import simkit
 from simkit.errors import DataError, NotEnoughData, UsageError
-from simkit.estimators.assessment import CHANCE, assessed, assessed_all, seen_of
+from simkit.estimators.assessment import CHANCE, assessed, assessed_all, exchanged, seen_of
 from simkit.estimators.base import NetworkEstimator, Score
 from simkit.estimators.comparison import Sampling
 from simkit.estimators.examples import example_seen
@@ -199,7 +199,7 @@ def test_halves_that_lose_a_class_say_why_there_is_no_interval() -> None:
     groups = [f"p{label}" for label in y]
     score = simkit.transferability(Separation(), x, y, groups=groups, repeats=4)
     assert score.interval is None
-    assert any(flag == "no interval: one class is left" for flag in score.flags)
+    assert any(flag == "no interval: a half-sample holds one class only" for flag in score.flags)
 
 
 def test_multi_label_and_regression_views() -> None:
@@ -232,3 +232,109 @@ def test_shuffled_labels_share_what_does_not_read_labels_and_change_nothing(name
     assert shared != value
     assert set(shuffled.memo) == kept, "nothing is made again for other labels"
     assert not seen.take(np.arange(40)).memo
+
+
+# --- independent units -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_units_join_patients_that_share_an_image() -> None:
+    x, y = data(6, 2)
+    x[4] = x[0]
+    seen = Seen(x, y, ("a", "b"), groups=("p", "p", "q", "q", "r", "s"))
+    units = seen.units
+    assert (units[0], units[2], units[5]) == (units[1], units[3], units[5])
+    assert units[4] == units[0], "the patients p and r share an image"
+    assert len(set(units.tolist())) == 3
+    assert len(set(Seen(x, y, ("a", "b")).units.tolist())) == 5, "copies without patients"
+    named = Seen(x, y, ("a", "b"), images=tuple("abcdef"))
+    assert len(set(named.units.tolist())) == 6, "images that differ and look the same to a network are two"
+
+
+def patients(seed: int, *, mixed: float = 0.0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """20 patients of 1 to 8 images with features of their own, and labels that say nothing about them."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 9, 20)
+    member = np.repeat(np.arange(20), sizes)
+    x = rng.standard_normal((20, 6))[member] * 2 + 0.5 * rng.standard_normal((len(member), 6))
+    y = rng.permutation(np.arange(20) % 2)[member]
+    turned = rng.random(len(member)) < mixed
+    return x, np.where(turned, 1 - y, y), [f"p{i}" for i in member]
+
+
+@pytest.mark.parametrize("mixed", [0.0, 0.02, 0.1])
+def test_patients_without_information_are_called_so_whatever_single_images_are_labelled(mixed: float) -> None:
+    """Shuffled image by image, nearly all of these would be above chance: the images of a patient are alike."""
+    above = 0
+    for seed in range(30):
+        x, y, groups = patients(seed, mixed=mixed)
+        above += CHANCE not in simkit.transferability("logme", x, y, groups=groups, repeats=10).flags
+    assert above <= 6
+
+
+def test_copies_and_several_labels_and_numbers_are_shuffled_by_unit_too() -> None:
+    above = [0, 0, 0]
+    for seed in range(20):
+        x, y, groups = patients(seed)
+        rng = np.random.default_rng(seed)
+        copies, labels = np.repeat(rng.standard_normal((25, 6)), 3, axis=0), np.repeat(rng.permutation(np.arange(25) % 2), 3)
+        indicators = np.column_stack([y, np.random.default_rng(seed + 99).permutation(np.arange(20) % 2)[np.unique(groups, return_inverse=True)[1]]])
+        numbers = np.random.default_rng(seed).standard_normal(20)[np.unique(groups, return_inverse=True)[1]]
+        above[0] += CHANCE not in simkit.transferability("logme", copies, labels, repeats=10).flags
+        above[1] += CHANCE not in simkit.transferability("logme", x, indicators, groups=groups, repeats=10).flags
+        above[2] += CHANCE not in simkit.transferability("logme", x, numbers, groups=groups, repeats=10, task="regression").flags
+    assert max(above) <= 5
+
+
+def test_exchanged_units_take_labels_from_one_other_unit() -> None:
+    units = np.array([0, 0, 0, 1, 2, 2])
+    for seed in range(20):
+        order = exchanged(units, np.random.default_rng(seed))
+        for unit in range(3):
+            assert len(set(units[order[units == unit]].tolist())) == 1
+    assert sorted(exchanged(np.arange(7), np.random.default_rng(0)).tolist()) == list(range(7))
+
+
+# --- intervals that would say nothing ----------------------------------------------------------------------------------------------------------
+
+
+def test_halves_that_saturate_give_no_interval() -> None:
+    x, y = data(60, 3)
+    wide = np.hstack([x, np.random.default_rng(1).standard_normal((60, 34))])
+    score = simkit.transferability("hscore", wide, y, shrinkage=False, repeats=5)
+    assert score.interval is None
+    assert "no interval: half-samples of 30 images saturate at C - 1 with 40 features" in score.flags
+    assert simkit.transferability("hscore", wide, y, repeats=5).interval is not None
+    score = simkit.transferability("transrate", wide, y, repeats=5)
+    assert any(flag.startswith("no interval: half-samples of 30 images have another rate") for flag in score.flags)
+    far = np.eye(3)[y] * 100 + 0.01 * np.random.default_rng(0).standard_normal((60, 3))
+    assert "no interval: every half-sample gives 1" in simkit.transferability("knn", far, y, repeats=5).flags
+
+
+def test_few_patients_and_lost_classes_are_said() -> None:
+    x, _y, groups = patients(1)
+    keep = np.isin(groups, ["p0", "p1", "p2", "p3", "p4"])
+    labels = np.arange(int(keep.sum())) % 2
+    score = simkit.transferability("logme", x[keep], labels, groups=list(np.array(groups)[keep]), repeats=6)
+    assert "interval from 5 groups of target only" in score.flags
+    rare = np.where(np.arange(60) < 2, 2, np.arange(60) % 2)
+    assert any(flag.endswith("half-samples lack a class") for flag in simkit.transferability(Separation(), data(60)[0], rare, repeats=10).flags)
+
+
+def test_a_measure_that_needs_no_labels_takes_none() -> None:
+    @dataclass(frozen=True)
+    class Bare(Confidence):
+        """Mean of the largest probability."""
+
+        needs = ()
+
+    score = simkit.transferability(Bare(), data()[0], None, np.full((60, 4), 0.25), repeats=4)
+    assert (score.value, score.floor) == (0.25, None)
+
+
+def test_probes_do_not_learn_from_copies_in_other_patients() -> None:
+    """50 images of noise, each twice, under two patient names: 1.0 if a copy may be learnt from."""
+    rng = np.random.default_rng(0)
+    x, y = np.tile(rng.standard_normal((50, 8)), (2, 1)), np.tile(rng.permutation(np.arange(50) % 2), 2)
+    groups = [f"p{i}" for i in range(100)]
+    for name in ("linear-probe", "knn", "lp"):
+        assert simkit.transferability(name, x, y, groups=groups).value < 0.75, name

@@ -70,7 +70,8 @@ def test_scores_are_those_of_the_arrays(tmp_path: Path) -> None:
     assert rows["other", "logme"]["n_source"] is None
     assert rows["near", "logme"]["n_source"] == 26
     assert len({row["extractor"] for row in results.scores.records}) == 3, "each source has its own features"
-    assert all(row["floor"] is not None and row["lower"] is not None for row in results.scores.records)
+    assert all(row["floor"] is not None for row in results.scores.records)
+    assert all(row["lower"] is not None for row in results.scores.records if row["method"] == "logme")
 
 
 def test_one_forward_pass_serves_all_measures_and_is_never_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,13 +196,13 @@ def test_an_unlabelled_target_and_one_of_single_images_are_refused(tmp_path: Pat
     write_images(tmp_path / "goal2", {"a": 9, "b": 1})
     text = path.read_text().replace('{path = "goal"}', '{path = "goal2"}')
     path.write_text(text)
-    with pytest.raises(NotEnoughData, match=r"logme needs at least two images of each class; goal has one of 'b' \(add images"):
+    with pytest.raises(NotEnoughData, match=r"logme, leep, knn needs at least two images of each class; goal has one of 'b'\nfix: add images"):
         simkit.plan(read_study(path))
     (tmp_path / "bare").mkdir()
     for file in (tmp_path / "goal" / "dark").iterdir():
         file.rename(tmp_path / "bare" / file.name)
     path.write_text(text.replace('{path = "goal2"}', '{path = "bare", labels = false}'))
-    with pytest.raises(NotEnoughData, match=r"logme needs labels, goal has none"):
+    with pytest.raises(NotEnoughData, match=r"logme, leep, knn needs labels, goal has none"):
         simkit.plan(read_study(path))
 
 
@@ -398,3 +399,107 @@ def test_a_probe_that_is_not_there_is_refused_or_with_all_listed(tmp_path: Path,
     made = simkit.plan(read_study(network_study(tmp_path, methods='["all"]')))
     assert any(one.method == "task2vec" and "no internet" in one.reason for one in made.impossible)
     assert "task2vec" not in {method.name for method in made.methods}
+
+
+# --- keys, plans, wrong input ------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stated_of_a_source_is_part_of_the_recipe(tmp_path: Path) -> None:
+    for images in (5000, 50):
+        path = network_study(tmp_path, entries=ENTRIES.replace("5000", str(images)), methods='["source-size"]')
+        rows = {row["source"]: row["value"] for row in simkit.run(path, out=tmp_path / f"out{images}").scores.records}
+        assert rows["other"] == pytest.approx(np.log10(images))
+
+
+@pytest.mark.parametrize(("name", "methods"), [
+    ("simkit.pipeline.transferability.GRADIENTS_VERSION", '["fu"]'), ("simkit.pipeline.tasks.TASK_VERSION", TASK),
+])
+def test_raised_versions_make_scores_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, methods: str) -> None:
+    path = network_study(tmp_path, entries=ENTRIES, methods=methods)
+    assert simkit.run(path, out=tmp_path / "out").scores_found == 0
+    monkeypatch.setattr(name, 99)
+    assert simkit.run(path, out=tmp_path / "out").scores_found == 0
+
+
+def test_a_truncated_task_embedding_is_made_again(tmp_path: Path) -> None:
+    path, store = network_study(tmp_path, methods=TASK), tmp_path / "store"
+    first = simkit.run(path, out=tmp_path / "out", store=store).scores.records
+    for file in (store / "task").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:40])
+    for file in (store / "score").rglob("*.json"):
+        file.unlink()
+    assert simkit.run(path, out=tmp_path / "out", store=store).scores.records == first
+
+
+def test_only_sources_of_pairs_are_pretrained_for_measures(tmp_path: Path) -> None:
+    path = network_study(tmp_path, finetune=FINETUNE, methods='["logme"]')
+    made = simkit.plan(read_study(path))
+    assert made.transfer is not None
+    assert {unit.source for unit in made.transfer.pretrainings} == {"near", "far"}
+    steps = {(step.stage, step.item): (step.total, step.stored) for step in made.steps}
+    assert steps["pretrain", "networks of sources"] == (2, 0)
+    simkit.finetune(path)
+    steps = {(step.stage, step.item): (step.total, step.stored) for step in simkit.plan(read_study(path)).steps}
+    assert steps["pretrain", "networks of sources"] == (2, 2)
+
+
+def test_a_diverged_pretraining_is_told_with_its_reason_and_the_plan_agrees_with_the_run(tmp_path: Path) -> None:
+    finetune = FINETUNE.replace("pretrain_epochs = 1", 'pretrain_epochs = 1\nlearning_rate = 1e12\naugmentation = "none"')
+    path = network_study(tmp_path, finetune=finetune, methods='["logme", "frechet"]')
+    results = simkit.run(path, out=tmp_path / "out")
+    lines = [line for line in results.incomplete if line.startswith("logme")]
+    assert lines
+    assert {row["method"] for row in results.scores.records} == {"frechet"}
+    lost = [line for line in lines if "has no result: " in line]
+    assert all("loss is nan" in line for line in lost)
+    assert all("NaN or infinite" in line for line in lines if line not in lost)
+    steps = {(step.stage, step.item): (step.total, step.stored) for step in simkit.plan(read_study(path)).steps}
+    assert steps["score", "logme"] == (2 - len(lost), 0)
+
+
+def test_a_network_of_one_channel_has_gradients(tmp_path: Path) -> None:
+    finetune = FINETUNE.replace("image_size = 32", "image_size = 32\nchannels = 1")
+    results = simkit.run(network_study(tmp_path, finetune=finetune, methods='["fu", "logme"]'), out=tmp_path / "out")
+    assert {(row["source"], row["method"]) for row in results.scores.records} == {(s, m) for s in ("near", "far") for m in ("fu", "logme")}
+
+
+def test_a_misspelt_network_is_named_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "goal", {"dark": 6, "light": 6})
+    assert entry(["distance", "--target", str(tmp_path / "goal"), "--method", "logme", "--network", "a=resnet81"]) == 2
+    assert "unknown network 'resnet81' (did you mean" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"networks.near.image: unknown key \(did you mean 'images'\?\)"):
+        read_study(network_study(tmp_path, entries='[networks.near]\nrandom = {network = "resnet18"}\nimage = 3\n'))
+
+
+def test_options_of_a_common_space_are_refused_where_there_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "goal", {"dark": 6, "light": 6})
+    asked = ["distance", "--target", str(tmp_path / "goal"), "--method", "logme", "--network", f"a={TINY}:random"]
+    for more in (["--extractor-set", "layer=nope"], ["--projection", "pca:2"], ["--extractor", "pixels"]):
+        assert entry([*asked, *more]) == 2
+        assert "--network-set" in capsys.readouterr().err
+
+
+def test_the_page_says_what_made_the_features(tmp_path: Path) -> None:
+    results = simkit.run(network_study(tmp_path, entries=ENTRIES), out=tmp_path / "out")
+    assert results.content.extractor.startswith("near seen by [networks] checkpoint (network = squeezenet1_1, weights = ")
+    assert "pixels" not in results.content.extractor
+    assert results.content.sources == ("near", "far", "other")
+    assert "looked at 78 images through networks of sources" in results.done_line
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["looked_at"] == 78
+
+
+def test_a_source_with_scores_and_no_transfer_is_told_to_be_left_out(tmp_path: Path) -> None:
+    entries = ENTRIES.split("[networks.near]")[0] + "[networks.other]" + ENTRIES.split("[networks.other]")[1]
+    results = simkit.run(network_study(tmp_path, finetune=FINETUNE, methods='["logme"]', entries=entries), out=tmp_path / "out")
+    assert any(one.source == "other" and "not in the correlation" in one.reason for one in results.content.unavailable)
+
+
+def test_scoring_takes_no_more_threads_than_are_allowed(tmp_path: Path) -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from simkit.pipeline.scoring import in_threads
+
+    found: list[int] = []
+    with threadpool_limits(1):
+        in_threads([0], lambda task: found.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"), modules={"scipy.linalg"})
+    assert set(found) == {1}

@@ -72,7 +72,7 @@ class Output(Progress):
 
     def finish(self, incomplete: Sequence[str], *, failed: Sequence[str] = ()) -> int:
         """The exit status, with the list: 1 when trainings failed (a loss that is NaN, a fold without a metric), 4 when other items were skipped, else 0."""
-        lines = [*failed, *incomplete]
+        lines = list(dict.fromkeys([*failed, *incomplete]))
         if not lines:
             return 0
         click.echo(f"error[SK601] finished, but {len(lines)} item{'s were' if len(lines) > 1 else ' was'} skipped or failed:", err=True)

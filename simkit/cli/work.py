@@ -192,6 +192,7 @@ def distance(
     if not sources and not given:
         raise UsageError("SK104", "SOURCE", "no source is named", "name data sets, or networks with --network NAME=ARCH[:WEIGHTS]")
     chosen = {extractor: settings(extractor_pairs, "--extractor-set")}
+    _check_common(specs, extractor != "torchvision" or bool(extractor_pairs), projection)
     sampling = Sampling(seed, repeats, _size_match(size_match), draws)
     made = study_of(sources, list(targets), specs, extractor=chosen, study=study, sampling=sampling, ceiling=ceiling, device=device, store=store,
                     projection=projection_of(projection, "--projection"), networks=given)
@@ -217,6 +218,16 @@ def distance(
 
 NOTHING = 7
 """Exit status where not one score could be computed."""
+
+
+def _check_common(specs: list[Any], extractor: bool, projection: str | None) -> None:
+    """Refuses options of the common space where every measure looks through a network: they would change nothing."""
+    from simkit.registry import ESTIMATORS
+
+    if (extractor or projection) and "all" not in specs and all(ESTIMATORS.build(spec, "methods").view == "network" for spec in specs):
+        given = "--projection" if projection else "--extractor and --extractor-set"
+        message = f"{given}: the methods look through the network of each source and do not use a common space"
+        raise UsageError("SK108", "distance", message, "leave it out; options of the networks are given by --network-set")
 
 
 def _networks(texts: tuple[str, ...], pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,12 @@ ASSESSMENT_VERSION = 1
 """Part of the recipe of scores of the network view with intervals: raised with every change of the procedure below."""
 
 CHANCE = "not above what shuffled labels give"
+FEW_GROUPS = 6
+"""Groups from which on nothing is said about their number."""
+
+TRIES = 20
+"""How often labels are shuffled again that lost a class."""
+
 UNSURE = "no interval and no floor: the gradients are those of the whole target"
 
 
@@ -34,10 +40,13 @@ def check_seen(measure: NetworkEstimator, seen: Seen) -> None:
         NotEnoughData: one class, or a class with one image.
         UsageError: no probabilities or gradients for a measure that reads them.
     """
+    if not np.isfinite(seen.features).all():
+        raise DataError("SK210", seen.target, "features hold NaN or infinite values", "remove or recompute these rows")
     if seen.indicators is not None and not measure.several_labels:
         message = f"{measure.name} needs one label an image, {seen.target} is multi-label"
         raise DataError("SK208", seen.target, message, "use logme or linear-probe, or give one label column")
-    seen.check_labels(measure.name)
+    if "labels" in measure.needs:
+        seen.check_labels(measure.name)
     if "probabilities" in measure.reads and seen.probabilities is None:
         message = f"{measure.name} needs the probabilities of the network's head, and the network of '{seen.source}' has none"
         fix = "give weights that hold the head, or (leep, nce) set head = knn, which fits one on the source's features in the common space"
@@ -62,9 +71,11 @@ def assessed_all(measure: NetworkEstimator, seen: Sequence[Seen], sampling: Samp
 
     - an interval: value +- t(R-1, 0.975) times the standard deviation over R random halves of the target's images (whole groups where groups exist;
       b of n images, taken without replacement), times sqrt(b / (n - b)): the delete-half jackknife (Shao and Wu 1989). It says how far the value would
-      move in another sample of the target of this size, for this network; all sources of a target are measured on the same halves.
-    - a floor: the mean over R random shuffles of the labels, at the full size. A value that is not more than t(R-1, 0.95) standard deviations of one
-      shuffle away from it, in the measure's own direction, is flagged.
+      move in another sample of the target of this size, for this network; all sources of a target are measured on the same halves. With few groups t has
+      as many degrees of freedom as there are groups less one, and a flag says so. There is none, with the reason, where halves say nothing about the whole
+      (they saturate, are all equal, or hold one class).
+    - a floor: the mean over R random shuffles of the labels, at the full size; patients, and copies of an image, exchange theirs as a whole. A value that is
+      not more than t(R-1, 0.95) standard deviations of one shuffle away from it, in the measure's own direction, is flagged.
 
     A measure that rests on gradients has neither, and says so.
     """
@@ -102,69 +113,127 @@ def _scored(measure: NetworkEstimator, seen: Sequence[Seen], seed: int, repeat: 
     return out
 
 
-def _with_uncertainty(
-    measure: NetworkEstimator, seen: Sequence[Seen], canonical: Sequence[Seen], scores: Sequence[Score | SimkitError], sampling: Sampling,
-) -> list[Score | SimkitError]:
-    """Scores with interval, floor and verdict; a pair whose half-samples cannot be measured says why it has none."""
-    from scipy.stats import t
+@dataclass(frozen=True, eq=False)
+class _Halves:
+    """The measure on random halves of the target's images.
 
-    repeats, n = sampling.repeats, len(seen[0])
-    halves: list[list[Score | SimkitError]] = []
+    Attributes:
+        scores: one list of the sources a half.
+        sizes: images of each half.
+        lacking: halves that lost a class.
+    """
+
+    scores: list[list[Score | SimkitError]]
+    sizes: list[int]
+    lacking: int
+
+
+def _halves(measure: NetworkEstimator, seen: Sequence[Seen], sampling: Sampling) -> _Halves:
+    scores: list[list[Score | SimkitError]] = []
     sizes: list[int] = []
-    for repeat in range(1, repeats + 1):
+    lacking = 0
+    for repeat in range(1, sampling.repeats + 1):
         rng = rng_for("halves", sampling.seed, seen[0].target, repeat)
         try:
             rows = np.flatnonzero(half_mask(seen[0].units, seen[0].target, rng, grouped=seen[0].groups is not None))
         except NotEnoughData as error:
-            halves = [[error] * len(seen)]
-            break
+            return _Halves([[error] * len(seen)], [], 0)
+        parts = [one.part(rows) for one in seen]
         sizes.append(len(rows))
-        halves.append(_scored(measure, [one.take(rows).canonical for one in seen], sampling.seed, repeat))
-    shuffles = [_scored(measure, _shuffled(seen, canonical, rng_for("shuffle", sampling.seed, seen[0].target, repeat)), sampling.seed, -repeat)
-                for repeat in range(1, repeats + 1)]
+        lacking += len(parts[0].classes) < len(seen[0].numbered.classes)
+        if parts[0].labels is not None and len(parts[0].classes) < 2:
+            message = "a half-sample holds one class only"
+            scores.append([NotEnoughData("SK501", seen[0].target, message, "give more images, or groups (patients) of each class")] * len(seen))
+        else:
+            scores.append(_scored(measure, parts, sampling.seed, repeat))
+    return _Halves(scores, sizes, lacking)
+
+
+def _with_uncertainty(
+    measure: NetworkEstimator, seen: Sequence[Seen], canonical: Sequence[Seen], scores: Sequence[Score | SimkitError], sampling: Sampling,
+) -> list[Score | SimkitError]:
+    """Scores with interval, floor and verdict; a pair whose half-samples cannot be measured says why it has none."""
+    halves = _halves(measure, seen, sampling)
+    shuffles: list[list[Score | SimkitError]] = []
+    if "labels" in measure.needs:
+        shuffles = [_scored(measure, _shuffled(seen, canonical, sampling.seed, repeat), sampling.seed, -repeat) for repeat in range(1, sampling.repeats + 1)]
     out: list[Score | SimkitError] = []
     for place, score in enumerate(scores):
-        if not isinstance(score, Score):
-            out.append(score)
-            continue
-        parts, chance = [row[place] for row in halves], [row[place] for row in shuffles]
-        detail, flags = dict(score.detail), list(score.flags)
-        interval = floor = None
-        if failed := next((one for one in parts if isinstance(one, SimkitError)), None):
-            flags.append(f"no interval: {failed.problems[0].message}")
-        else:
-            spread = float(np.std([one.value for one in parts if isinstance(one, Score)], ddof=1))
-            share = float(np.mean(sizes))
-            deviation = spread * float(np.sqrt(share / (n - share)))
-            reach = deviation * float(t.ppf(0.975, repeats - 1))
-            low, high = measure.bounds
-            lower, upper = score.value - reach, score.value + reach
-            interval = lower if low is None else max(low, lower), upper if high is None else min(high, upper)
-            detail |= {"standard_error": deviation, "half_sample_mean": float(np.mean([one.value for one in parts if isinstance(one, Score)]))}
-        if failed := next((one for one in chance if isinstance(one, SimkitError)), None):
-            flags.append(f"no floor: {failed.problems[0].message}")
-        else:
-            shuffled = [one.value for one in chance if isinstance(one, Score)]
-            floor, deviation = float(np.mean(shuffled)), float(np.std(shuffled, ddof=1))
-            sign = 1.0 if measure.higher_is_better else -1.0
-            detail |= {"floor_deviation": deviation}
-            if sign * (score.value - floor) <= float(t.ppf(0.95, repeats - 1)) * deviation * float(np.sqrt(1 + 1 / repeats)):
-                flags.append(CHANCE)
-        out.append(replace(score, interval=interval, floor=floor, detail={**detail, "repeats": repeats}, flags=tuple(flags)))
+        if isinstance(score, Score):
+            score = _with_interval(measure, score, [row[place] for row in halves.scores], halves, seen[place])
+            score = _with_floor(measure, score, [row[place] for row in shuffles]) if shuffles else score
+            score = replace(score, detail={**score.detail, "repeats": sampling.repeats})
+        out.append(score)
     return out
 
 
-def _shuffled(seen: Sequence[Seen], canonical: Sequence[Seen], rng: np.random.Generator) -> list[Seen]:
-    """The pairs with the labels of the images shuffled, alike for all sources. Where all images of a group (patient) have one label, whole groups
-    exchange their labels: images of a group are no independent images.
+def _with_interval(measure: NetworkEstimator, score: Score, parts: Sequence[Score | SimkitError], halves: _Halves, seen: Seen) -> Score:
+    """The score with its interval, or with the reason why it has none."""
+    from scipy.stats import t
+
+    n, flags = len(seen), list(score.flags)
+    groups = len(np.unique(seen.units)) if seen.groups is not None else None
+    failed = next((one.problems[0].message for one in parts if isinstance(one, SimkitError)), "")
+    values = [one.value for one in parts if isinstance(one, Score)]
+    if not failed:
+        failed = measure.unsound(int(min(halves.sizes)), seen.dimension, len(seen.classes))
+    if not failed and max(values) == min(values):
+        failed = f"every half-sample gives {values[0]:.6g}"
+    if failed:
+        return replace(score, flags=(*flags, f"no interval: {failed}"))
+    share, freedom = float(np.mean(halves.sizes)), min(len(values), groups or len(values)) - 1
+    deviation = float(np.std(values, ddof=1)) * float(np.sqrt(share / (n - share)))
+    reach = deviation * float(t.ppf(0.975, freedom))
+    low, high = measure.bounds
+    lower, upper = score.value - reach, score.value + reach
+    if halves.lacking:
+        flags.append(f"{halves.lacking} of {len(values)} half-samples lack a class")
+    if groups is not None and groups < FEW_GROUPS:
+        flags.append(f"interval from {groups} groups of {seen.target} only")
+    detail = {**score.detail, "standard_error": deviation, "half_sample_mean": float(np.mean(values))}
+    return replace(score, interval=(lower if low is None else max(low, lower), upper if high is None else min(high, upper)), detail=detail, flags=tuple(flags))
+
+
+def _with_floor(measure: NetworkEstimator, score: Score, chance: Sequence[Score | SimkitError]) -> Score:
+    """The score with what shuffled labels give, and the verdict; or with the reason why there is none."""
+    from scipy.stats import t
+
+    if failed := next((one for one in chance if isinstance(one, SimkitError)), None):
+        return replace(score, flags=(*score.flags, f"no floor: {failed.problems[0].message}"))
+    values = [one.value for one in chance if isinstance(one, Score)]
+    floor, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    sign = 1.0 if measure.higher_is_better else -1.0
+    margin = float(t.ppf(0.95, len(values) - 1)) * deviation * float(np.sqrt(1 + 1 / len(values)))
+    flags = (*score.flags, CHANCE) if sign * (score.value - floor) <= margin else score.flags
+    return replace(score, floor=floor, detail={**score.detail, "floor_deviation": deviation}, flags=flags)
+
+
+def _shuffled(seen: Sequence[Seen], canonical: Sequence[Seen], seed: int, repeat: int) -> list[Seen]:
+    """The pairs with shuffled labels, alike for all sources.
+
+    Units (patients, and copies of an image) exchange their labels as a whole, because their images are no independent images: each takes its labels from
+    the images of one other unit, at random and as often as it has images. Where a class is lost in this way it is drawn again.
     """
-    one = seen[0]
-    order = rng.permutation(len(one))
-    if one.groups is not None and one.labels is not None:
-        _, first, member = np.unique(one.units, return_index=True, return_inverse=True)
-        if (one.labels[first][member] == one.labels).all():
-            order = first[rng.permutation(len(first))][member]
-    return [rows.with_labels(order[one.canonical_rows], one) for rows, one in zip(canonical, seen, strict=True)]
+    one, rng = seen[0], rng_for("shuffle", seed, seen[0].target, repeat)
+    classes = len(one.numbered.classes)
+    for _ in range(TRIES):
+        order = exchanged(one.units, rng)
+        made = [rows.with_labels(order[other.canonical_rows], other) for rows, other in zip(canonical, seen, strict=True)]
+        if len(made[0].classes) == classes:
+            break
+    return made
+
+
+def exchanged(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions (n,) from which rows take their labels when units exchange them: a permutation of the rows where each is a unit of its own."""
+    count = int(units.max()) + 1
+    if count == len(units):
+        return rng.permutation(len(units))
+    rows = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+    partner, order = rng.permutation(count), np.empty(len(units), dtype=np.int64)
+    for own, other in zip(rows, partner, strict=True):
+        order[own] = np.resize(rng.permutation(rows[other]), len(own))
+    return order
 
 
 def transferability(

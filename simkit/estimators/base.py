@@ -92,8 +92,8 @@ class Estimator:
         needs: what it asks of each data set, of: "labels", "tags", "attributes", "attributes.NOTION"; ``missing`` says what is lacking.
         needs_of_source: what it asks of the source only (for priors).
         several_labels: whether images may have several labels.
-        reads_source_card: whether a card of the source says enough that holds nothing but a name, and perhaps the images and classes that a network was
-            trained on: then sources that are known by their network alone can be scored.
+        reads_source_card: whether sources that are known by their network alone can be scored: "name", if the name is enough; "network", if it takes the
+            number of images and classes that an entry of [networks] states.
         bounds: smallest and largest possible value; None where there is none.
         size_biased: whether the expected value depends on the sample sizes; pairs of very unequal sizes are then flagged.
         pool_relative: whether the value depends on the other data sets of the run.
@@ -113,7 +113,7 @@ class Estimator:
     needs: tuple[str, ...] = ()
     needs_of_source: tuple[str, ...] = ()
     several_labels = False
-    reads_source_card = False
+    reads_source_card: Literal["", "name", "network"] = ""
     bounds: tuple[float | None, float | None] = (0.0, None)
     size_biased = False
     pool_relative = False
@@ -224,14 +224,20 @@ class NetworkEstimator(Estimator):
         if said or self.view != "network" or role == "source" or known.multilabel or "labels" not in self.needs:
             return said
         if len(counts) < 2:
-            return f"{self.name} needs at least two classes, all images of {known.name} are of class '{next(iter(counts))}'"
+            only = next(iter(counts))
+            return f"{self.name} needs at least two classes, all images of {known.name} are of class '{only}' (check the labels, or leave the target out)"
         if len(counts) >= sum(counts.values()):
-            return f"{self.name}: {len(counts)} classes for {sum(counts.values())} images of {known.name}: is it the right label column?"
+            said = f"{self.name} needs images that share a class; {known.name} has {len(counts)} classes for {sum(counts.values())} images"
+            return f"{said} (labels that differ from image to image are no classes: choose another label column)"
         single = [name for name, count in counts.items() if count == 1]
         if single:
             more = f" and {len(single) - 1} more" if len(single) > 1 else ""
             fix = "add images, merge the class with another, or leave it out"
             return f"{self.name} needs at least two images of each class; {known.name} has one of '{single[0]}'{more} ({fix})"
+        return ""
+
+    def unsound(self, images: int, features: int, classes: int) -> str:
+        """Why half-samples of so many images say nothing about the spread of the value, in words; "" where they do."""
         return ""
 
     def assess_all(self, seen: Sequence[Seen], rngs: Sequence[np.random.Generator]) -> list[Score]:

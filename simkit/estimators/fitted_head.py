@@ -22,6 +22,9 @@ __all__ = ["HeadEstimator", "HeadRows", "LogisticHead", "fitted_logistic", "logi
 ENTRIES = 2**23
 """Distances between source and target that are held at a time."""
 
+ITERATIONS = 2000
+"""Of the logistic head, at most."""
+
 ROWS = 4096
 """Target images whose probabilities a logistic head gives at a time."""
 
@@ -82,15 +85,15 @@ def fitted_logistic(source: np.ndarray, labels: np.ndarray, penalty: float) -> L
 
     mean, spread = source.mean(0, dtype=np.float64), source.std(0, dtype=np.float64)
     scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.abs(mean))
-    model = LogisticRegression(C=1.0 / (penalty * len(source)), tol=1e-6, max_iter=2000)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    model = LogisticRegression(C=1.0 / (penalty * len(source)), tol=1e-6, max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((source - mean) * scale, labels)
-    failed = [one for one in caught if issubclass(one.category, ConvergenceWarning)]
+    converged = int(np.max(model.n_iter_)) < model.max_iter  # not by the warning: threads share what catches warnings
     weights, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(weights) == 1:  # two classes: the log-odds of the second, shared out between both
         weights, intercepts = np.concatenate([-weights / 2, weights / 2]), np.concatenate([-intercepts / 2, intercepts / 2])
-    return LogisticHead(mean, scale, weights, intercepts, not failed)
+    return LogisticHead(mean, scale, weights, intercepts, converged)
 
 
 def logistic_probabilities(head: LogisticHead, target: np.ndarray) -> np.ndarray:
@@ -113,12 +116,14 @@ class HeadRows:
         features: float32 (n, d).
         labels: class index, int64 (n,), classes numbered by their first row and all present.
         classes: number of classes.
+        digests: of each row.
     """
 
     name: str
     features: np.ndarray
     labels: np.ndarray
     classes: int
+    digests: np.ndarray
     _fitted: dict[float, LogisticHead] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=Lock, repr=False)
 
@@ -188,7 +193,7 @@ class HeadEstimator(NetworkEstimator):
         assert one.labels is not None
         if len(one.classes) < 2:
             raise NotEnoughData("SK501", view.name, f"{self.name} needs at least two classes, '{view.name}' has one", "check the label column, or leave it out")
-        return HeadRows(view.name, one.features, one.labels, len(one.classes))
+        return HeadRows(view.name, one.features, one.labels, len(one.classes), one.digests)
 
     def compare(self, source: HeadRows, target: HeadRows, rng: np.random.Generator) -> Score:
         """The score of the target's labels by the head of the source; ``rng`` is not used.
@@ -208,4 +213,9 @@ class HeadEstimator(NetworkEstimator):
         score = self.score_of(probabilities, target.labels, target=target.name)
         detail = {**score.detail, "n": (len(source), len(target)), "classes": (source.classes, target.classes), "d": int(source.features.shape[1]),
                   "head": self.head, **fitted}
-        return Score(score.value, converged, detail, flags=score.flags if converged else (*score.flags, "not converged: the logistic head"))
+        flags = score.flags if converged else (*score.flags, "not converged: the logistic head")
+        shared = int(np.isin(target.digests, source.digests).sum())
+        if shared:
+            detail["shared_images"] = shared
+            flags = (*flags, f"{shared} of {len(target)} target images are in the source: its head was fitted to them")
+        return Score(score.value, converged, detail, flags=flags)

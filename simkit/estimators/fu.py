@@ -51,4 +51,5 @@ class Fu(NetworkEstimator):
         if not np.isfinite(value) or value < 0:
             message = f"the ratio of gradients of the network of '{seen.source}' is {value}"
             raise NotEnoughData("SK502", self.name, message, "name other layers, or leave this source out")
-        return Score(value, True, {"n": len(seen), "d": seen.dimension, "classes": len(seen.classes), **found})
+        flags = (f"no gradient reaches {found.get('later_layer', 'the second convolution')}: its branch begins at zero, perhaps",) if value == 0.0 else ()
+        return Score(value, True, {"n": len(seen), "d": seen.dimension, "classes": len(seen.classes), **found}, flags=flags)

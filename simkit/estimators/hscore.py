@@ -63,7 +63,7 @@ class HScore(NetworkEstimator):
 
     name = "hscore"
     bounds = (0.0, None)
-    unit = "variance explained by the classes, in units of the covariance (0 to C - 1)"
+    unit = "variance explained by the classes, in units of the covariance (0 to C - 1; shrunk, to (C - 1) n / (n - 1))"
     citation = ("Bao et al. 2019, An information-theoretic approach to transferability in task transfer learning (arXiv 2212.10082), definition 2; "
                 "Ibrahim, Ponomareva and Mazumder 2021, Newer is not always better (arXiv 2110.06893), eq. 4")
 
@@ -85,6 +85,10 @@ class HScore(NetworkEstimator):
         value = min(plain_score(found, counts[present]), float(limit)) if share is None else shrunk_score(found, counts[present], share)
         detail: dict[str, Any] = {"shrinkage": share, "rank": found.rank, "n": len(seen), "d": seen.dimension, "classes": len(present)}
         return Score(value, True, detail, flags=_flags(found, share, len(present)))
+
+    def unsound(self, images: int, features: int, classes: int) -> str:
+        """The plain score of half-samples saturates where they have no more images than features and one."""
+        return f"half-samples of {images} images saturate at C - 1 with {features} features" if not self.shrinkage and images <= features + 1 else ""
 
     def _basis(self, seen: Seen) -> tuple[Basis, np.ndarray]:
         """The directions of the features, and the squared length of each row."""

@@ -12,7 +12,7 @@ from simkit.embedding import row_digests
 from simkit.errors import NotEnoughData, ResourceError
 from simkit.estimators.base import NetworkEstimator, Score
 from simkit.estimators.label_permutations import aucs
-from simkit.estimators.seen import Seen
+from simkit.estimators.seen import Seen, joined
 from simkit.registry import option
 from simkit.transport.interruption import go_on
 
@@ -230,8 +230,9 @@ class Knn(NetworkEstimator):
 
     ``report`` chooses the value; all three stand in the detail. ``accuracy``: share of images that the vote of their k neighbours puts in their own class;
     ``balanced-accuracy``: mean over the classes of that share; ``auc``: mean over the classes of the area under the ROC curve of the class against all
-    others, scored by its share of the votes. All lie in 0 to 1. Zero accuracy: no image is put in its class. Chance gives an accuracy of about the sum
-    of squared shares of the classes, a balanced accuracy of 1 / C and an AUC of 0.5.
+    others, scored by its share of the votes. All lie in 0 to 1. Zero accuracy: no image is put in its class. With many independent images chance gives an
+    accuracy of about the sum of squared shares of the classes, a balanced accuracy of 1 / C and an AUC of 0.5; with few patients, who never vote for
+    themselves, it gives less: read the value of shuffled labels.
 
     Each of the k nearest has 1 / k of the vote (Fix and Hodges 1951; Cover and Hart 1967, equation 2). Images at the distance of the k-th share what
     nearer ones leave. Of classes with equally many votes the one with the nearest neighbour counts; of classes that are equally near as well each has an equal
@@ -295,7 +296,7 @@ class Knn(NetworkEstimator):
         """(number of images with the same features as an image before, unit of each row)."""
         _, same = np.unique(row_digests(seen.features), return_inverse=True)
         copies = len(same) - int(same.max()) - 1
-        units = np.unique(np.array(seen.groups), return_inverse=True)[1] if seen.groups else same
+        units = joined(seen.units, same)
         largest = np.bincount(units)
         others = len(units) - int(largest.max())
         if others < self.neighbours:

@@ -158,8 +158,9 @@ class LinearProbe(NetworkEstimator):
     Of several labels an image, each label that some images have and others lack has a logistic regression of its own.
 
     Folds keep groups (patients) whole, and copies of an image together, hold equal shares of each class, and follow from the images: they are the same for all
-    sources of a target. A class with fewer images (or patients) than folds is tested in as many folds as it has; of a class that the other folds lack
-    nothing can be learnt: its images in that fold do not count. Both are flagged.
+    sources of a target. Where patients are few there are only as many folds as the second largest class has patients (two at least). A class with fewer
+    images (or patients) than folds is tested in some of them only; of a class that the other folds lack nothing can be learnt: its images in that fold do not
+    count. A fold with one class has no AUC. All of it is flagged.
 
     Not moved by scale and shift of any feature (on bare arrays folds follow from the features, and so move with them).
     """
@@ -197,8 +198,9 @@ class LinearProbe(NetworkEstimator):
         area, recall, accuracy = np.array(areas), np.array(recalls), np.array(hits)
         values = {"auc": _mean(area), "balanced-accuracy": _mean(recall), "accuracy": _mean(accuracy[:, None])}
         if not np.isfinite(values[self.report]):
-            message = f"no class has images both in a fold and in the others ({int(units.max()) + 1} independent images or groups)"
-            raise NotEnoughData("SK501", f"{self.name}: {seen.target}", message, "give images of each class from at least two groups (patients)")
+            message = f"no fold tests two classes that the others hold ({int(units.max()) + 1} independent images or groups, {len(answers)} folds)"
+            fix = "give images of each class from at least two groups (patients), or set fewer folds"
+            raise NotEnoughData("SK501", f"{self.name}: {seen.target}", message, fix)
         fits = [answer.fit for answer in answers]
         unlearnt = sum(int((targets[a.test][:, ~a.known].sum(1) > 0).sum()) for a in answers) if exclusive else 0
         detail: dict[str, Any] = {
@@ -210,13 +212,17 @@ class LinearProbe(NetworkEstimator):
             "groups": len(set(seen.groups)) if seen.groups else None, "classes_tested": int(np.isfinite(area).any(axis=0).sum()), "not_tested": unlearnt,
         }
         good = all(fit.converged for fit in fits)
-        flags = self._flags(seen, own, len(answers), unlearnt, detail["classes_tested"])
+        with_area = sum(one is not None for one in detail["fold_auc"])
+        flags = self._flags(seen, own, len(answers), unlearnt, detail["classes_tested"], with_area)
         return Score(values[self.report], good, detail, flags=flags if good else (*flags, "not converged: logistic regression"))
 
     def _folds(self, seen: Seen, units: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(fold of each image; number of units of each class). Units are placed in the order of the images' digests, which all sources share."""
         count = int(units.max()) + 1
+        own = np.array([len(np.unique(units[targets[:, c] > 0])) for c in range(targets.shape[1])])
         folds = min(self.folds, count)
+        if seen.groups and seen.indicators is None:  # as many as leave two classes in each, where patients are few
+            folds = min(folds, max(2, int(np.sort(own)[-2])))
         if folds < 2:
             what = "group (patient)" if seen.groups else "distinct image"
             raise NotEnoughData("SK501", f"{self.name}: {seen.target}", f"1 {what} cannot be split into folds", "give images of several groups")
@@ -229,14 +235,13 @@ class LinearProbe(NetworkEstimator):
         order = np.argsort(np.array(seen.images), kind="stable") if seen.images else np.arange(len(seen))
         fold = np.empty(len(seen), dtype=np.int64)
         fold[order] = stratified_folds(units[order], side[order], folds)
-        own = np.array([len(np.unique(units[targets[:, c] > 0])) for c in range(targets.shape[1])])
         return fold, own
 
-    def _flags(self, seen: Seen, own: np.ndarray, folds: int, unlearnt: int, tested: int) -> tuple[str, ...]:
+    def _flags(self, seen: Seen, own: np.ndarray, folds: int, unlearnt: int, tested: int, with_area: int) -> tuple[str, ...]:
         what = "groups" if seen.groups else "images"
         flags = []
         if folds < self.folds:
-            flags.append(f"{folds} folds: there are no more {what}")
+            flags.append(f"{folds} folds: there are no more {what} of two classes")
         small = int((own < folds).sum())
         if small:
             flags.append(f"{small} of {len(own)} classes have fewer {what} ({own.min()} at least) than {folds} folds: not tested in all of them")
@@ -244,4 +249,6 @@ class LinearProbe(NetworkEstimator):
             flags.append(f"{unlearnt} of {len(seen)} images not counted: the other folds hold none of their class")
         if tested < len(own):
             flags.append(f"{tested} of {len(own)} classes tested")
+        if with_area < folds:
+            flags.append(f"AUC from {with_area} of {folds} folds")
         return tuple(flags)

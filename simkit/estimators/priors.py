@@ -48,7 +48,7 @@ class SourceSize(Prior):
 
     name = "source-size"
     higher_is_better = True
-    reads_source_card = True
+    reads_source_card = "network"
     unit = "powers of ten (images)"
     quantity_name = "the number of images"
 
@@ -73,7 +73,7 @@ class SourceClasses(Prior):
     name = "source-classes"
     needs_of_source = ("labels",)
     higher_is_better = True
-    reads_source_card = True
+    reads_source_card = "network"
     unit = "powers of ten (classes)"
     quantity_name = "the number of classes"
 

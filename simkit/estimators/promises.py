@@ -172,7 +172,7 @@ def _same_seed(trial: Trial) -> None:
         raise Broken(f"seed 7 gave {first!r}, then {second!r}: take every random choice from the `rng` that compare is given, in a fixed order")
 
 
-_CACHED = ("canonical", "ordered")
+_CACHED = ("canonical", "canonical_rows", "ordered", "units", "rows", "memo")
 
 
 def _frozen(view: Any) -> Any:

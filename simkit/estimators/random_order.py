@@ -27,7 +27,7 @@ class RandomOrder(CardEstimator):
     kind = "prior"
     symmetric = False
     higher_is_better = True
-    reads_source_card = True
+    reads_source_card = "name"
     only_by_name = True  # `simkit correlate` always sets a random source beside the measures
     bounds = (0.0, 1.0)
     unit = "uniform random number"

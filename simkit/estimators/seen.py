@@ -12,7 +12,7 @@ import numpy as np
 from simkit.embedding import row_digests
 from simkit.errors import DataError, NotEnoughData, UsageError
 
-__all__ = ["Seen", "check_probabilities"]
+__all__ = ["Seen", "check_probabilities", "joined"]
 
 Anything = TypeVar("Anything")
 
@@ -44,6 +44,8 @@ class Seen:
         target: name of the target.
         network: digest of the network's recipe; "" for bare arrays.
         memo: what :meth:`once` keeps.
+        rows: the features that :attr:`digests` were made of, and these.
+        checked: whether this is a part of a view that was looked at: nothing can be wrong with it.
     """
 
     features: np.ndarray
@@ -61,8 +63,12 @@ class Seen:
     target: str = "target"
     network: str = ""
     memo: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    rows: tuple[np.ndarray, np.ndarray] | None = field(default=None, compare=False, repr=False)
+    checked: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.checked:
+            return
         features = np.asarray(self.features)
         if features.ndim != 2 or 0 in features.shape:
             raise DataError("SK202", self.target, f"features have shape {features.shape}, wanted (n, d) with n, d >= 1", "give one row an image")
@@ -109,7 +115,21 @@ class Seen:
                                 for what in ("labels", "probabilities", "indicators", "values")}
         groups = None if self.groups is None else tuple(self.groups[i] for i in rows)
         images = tuple(self.images[i] for i in rows) if self.images else ()
-        return replace(self, features=self.features[rows], groups=groups, images=images, memo={}, **some)
+        features = self.features[rows]
+        return replace(self, features=features, groups=groups, images=images, memo={}, rows=(features, self.digests[rows]), checked=True, **some)
+
+    @property
+    def digests(self) -> np.ndarray:
+        """(n,) digest of the features of each image, made once: parts take theirs over."""
+        if self.rows is None or self.rows[0] is not self.features:
+            object.__setattr__(self, "rows", (self.features, row_digests(self.features)))
+        assert self.rows is not None
+        return self.rows[1]
+
+    def part(self, chosen: np.ndarray) -> Seen:
+        """``take(chosen).canonical``, with one copy instead of two."""
+        labels = self._second[chosen]
+        return self.take(chosen[np.lexsort((labels, self.digests[chosen]))]).numbered
 
     def once(self, name: Hashable, make: Callable[[], Anything]) -> Anything:
         """What ``make`` returns, made once for these features: copies that differ in their labels alone (shuffled ones) share it. It must not read labels."""
@@ -123,18 +143,21 @@ class Seen:
         given: dict[str, Any] = {what: None if getattr(other, what) is None else getattr(other, what)[rows] for what in ("labels", "indicators", "values")}
         return replace(self, classes=other.classes, **given).numbered
 
-    @property
+    @cached_property
     def units(self) -> np.ndarray:
-        """(n,) what tells independent images apart: the group (patient) where there are groups, else the image, or its features."""
-        if self.groups is not None:
-            return np.array(self.groups)
-        return np.array(self.images) if self.images else row_digests(self.features)
+        """(n,) whole numbers that tell independent images apart: one for each group (patient) and each image (where there are no digests: its features).
+
+        Groups that hold copies of one image are one unit.
+        """
+        _, copies = np.unique(np.array(self.images) if self.images else self.digests, return_inverse=True)
+        return np.asarray(copies if self.groups is None else joined(np.unique(np.array(self.groups), return_inverse=True)[1], copies))
 
     @cached_property
     def ordered(self) -> Seen:
         """The same with rows in the order of the images' digests, which all sources of a target share; of bare arrays, of the features' digests."""
-        names = np.array(self.images) if self.images else row_digests(self.features)
-        return self.take(np.lexsort((self._second, names)))
+        names = np.array(self.images) if self.images else self.digests
+        order = np.lexsort((self._second, names))
+        return self if (order[1:] > order[:-1]).all() else self.take(order)
 
     @property
     def _second(self) -> np.ndarray:
@@ -153,7 +176,7 @@ class Seen:
     @cached_property
     def canonical_rows(self) -> np.ndarray:
         """The order of :attr:`canonical`."""
-        return np.lexsort((self._second, row_digests(self.features)))
+        return np.lexsort((self._second, self.digests))
 
     @property
     def numbered(self) -> Seen:
@@ -202,6 +225,22 @@ class Seen:
             named = ", ".join(f"'{name}'" for name in single[:SHOWN]) + (f" and {len(single) - SHOWN} more" if len(single) > SHOWN else "")
             message = f"{method} needs at least two images of each class; {self.target} has one of {named}"
             raise NotEnoughData("SK501", self.target, message, "add images, merge the class with another, or leave it out")
+
+
+def joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n,) whole numbers, equal for rows that are linked by equal numbers in the first or in the second, directly or through other rows.
+
+    Args:
+        first: (n,) whole numbers from 0.
+        second: (n,) the same.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    offset = int(first.max()) + 1
+    size = offset + int(second.max()) + 1
+    links = coo_array((np.ones(len(first), dtype=np.int8), (first, offset + second)), shape=(size, size))
+    return np.unique(connected_components(links, directed=False)[1][first], return_inverse=True)[1]
 
 
 def _some(rows: np.ndarray) -> str:

@@ -100,7 +100,7 @@ class Static(CardEstimator):
     kind = "transferability"
     symmetric = False
     higher_is_better = True
-    reads_source_card = True
+    reads_source_card = "name"
     bounds = (0.0, 1.0)
     unit = "mean relative rank in other targets"
     citation = "simkit: leave-target-out mean rank, simkit.correlation.statistics.static_scores"

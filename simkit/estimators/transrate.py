@@ -54,6 +54,10 @@ class TransRate(NetworkEstimator):
     epsilon: float = option(1e-4, "distortion of the code, in squared feature units", above=0.0)
     normalise: bool = option(False, "rows at length one, classes weighing by their images, value over the rank: the authors' program")
 
+    def unsound(self, images: int, features: int, classes: int) -> str:
+        """The rate of a half-sample depends on its size more than on anything else where it has fewer images than twice the features."""
+        return f"half-samples of {images} images have another rate with {features} features" if images < 2 * features else ""
+
     def assess(self, seen: Seen, rng: np.random.Generator) -> Score:
         """Coding rate of all features minus the mean of the classes'; ``rng`` is not used.
 

@@ -209,10 +209,10 @@ def fit_head(features: np.ndarray, labels: np.ndarray, *, penalty: float, where:
     classes, index = np.unique(labels, return_inverse=True)
     two = len(classes) == 2  # then scikit-learn has one column, the difference of two
     solver = LogisticRegression(C=(2 if two else 1) / (len(rows) * penalty), tol=TOLERANCE, max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
         solver.fit((rows - centre) / scale, index)
-    converged = not any(issubclass(one.category, ConvergenceWarning) for one in caught)
+    converged = int(np.max(solver.n_iter_)) < solver.max_iter
     weights, bias = solver.coef_, solver.intercept_
     if two:
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2

@@ -188,8 +188,8 @@ def gradient_norms(
 
 
 def _prepared(images: Sequence[np.ndarray], classifier: Classifier) -> np.ndarray:
-    """The images of a batch, uint8 (n, crop, crop, 3)."""
-    wanted = (classifier.preprocessing.crop, classifier.preprocessing.crop, 3)
+    """The images of a batch, uint8 (n, crop, crop, channels)."""
+    wanted = (classifier.preprocessing.crop, classifier.preprocessing.crop, len(classifier.preprocessing.mean))
     for one in images:
         if one.shape != wanted or one.dtype != np.uint8:
             message = f"an image has shape {one.shape} and type {one.dtype}, the network takes {wanted} of uint8"
@@ -235,7 +235,7 @@ class _Backward:
             layer_of(self.model, layer, classifier.where).register_forward_hook(lambda _, __, output: self._catch(output))
         else:
             self.model.get_submodule(classifier.head).register_forward_pre_hook(lambda _, inputs: self._catch(inputs[0]))
-        shape = (1, 3, 1, 1)
+        shape = (1, -1, 1, 1)
         self.mean, self.std = (torch.tensor(value, device=self.device).view(shape) for value in (classifier.preprocessing.mean, classifier.preprocessing.std))
 
     def _catch(self, value: Any) -> None:

@@ -63,9 +63,10 @@ def resolve(
     except DataError as error:
         if study is None or Path(text).exists():
             raise
-        names = ", ".join(study.datasets)
-        message = f"is neither a data set of the study{nearest(text, study.datasets)} nor a path"
-        raise DataError("SK201", text, message, f"data sets of {study.name}: {names}") from error
+        names, networks = ", ".join(study.datasets), ", ".join(study.networks)
+        message = f"is neither a data set of the study{nearest(text, (*study.datasets, *study.networks))} nor a path"
+        known = f"data sets of {study.name}: {names}" + (f"; networks, as sources of measures that look through one: {networks}" if networks else "")
+        raise DataError("SK201", text, message, known) from error
     merged = {**spec.options, **(options or {})}
     source = SOURCES.get(spec.name)(**build_options(SOURCES.get(spec.name), merged, spec.name))
     stem = name or name_for(text)
@@ -181,7 +182,7 @@ def scored(
     """The score table of a study, what could not be computed, the data sets without unreadable images, and the evidence behind each score."""
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
-    _, kept, _, scores, refused = score_study(made, progress or Progress(), strict=strict, effort=effort)
+    _, kept, _, scores, refused, _ = score_study(made, progress or Progress(), strict=strict, effort=effort)
     extractor = space_of(study, made.store, kept)
     return score_table(scores, kept, extractor[:12], made.networks), (*made.impossible, *refused), kept, tuple(s.score.detail for s in scores)
 
@@ -326,7 +327,7 @@ def transfer_plan(
     place = Store(store if store is not None else made.store)
     kept = readable_datasets(made, place, progress or Progress(), strict=strict)
     skipped = tuple(one for dataset in kept.values() for one in dataset.skipped)
-    return place, plan_transfer(made, kept, place, progress or Progress()), skipped
+    return place, plan_transfer(made, kept, place, progress or Progress(), networks=False), skipped
 
 
 def readable_datasets(study: Study, store: Store, progress: Progress, *, strict: bool) -> dict[str, Dataset]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simkit.dataset import Dataset, DatasetCard
-from simkit.errors import DataError, Problems, SimkitError
+from simkit.errors import DataError, IntegrityError, Problems, SimkitError
 from simkit.estimators.base import Estimator
 from simkit.estimators.seen import Seen
 from simkit.extractors.base import Extractor, Session
@@ -29,6 +29,9 @@ __all__ = [
 
 SEEN_VERSION = 1
 """Part of the recipe of what a network gives: raised with every change that moves a feature or an output."""
+
+_HEADS: dict[str, tuple[int, tuple[str, ...]]] = {}
+"""Heads of the networks that this process has loaded."""
 
 KIND = "network"
 """Of the store's records: what is known of a network without loading it."""
@@ -84,11 +87,18 @@ class SourceNetwork:
         return _Look(self)
 
     def head(self, store: Store) -> tuple[int, tuple[str, ...]]:
-        """How many outputs the head has (0: none), and their names where they are known; from the store, where the network was looked through before."""
+        """How many outputs the head has (0: none), and their names where they are known: from the store, where the network was looked through before, else
+        the network is loaded for it, once in a process.
+        """
         record = store.load_json(KIND, self.key)
         if record is not None:
             return int(record["outputs"]), tuple(record["classes"])
-        return self.classifier.outputs, self.classifier.classes
+        if self.key not in _HEADS:
+            loaded = "classifier" in vars(self)
+            _HEADS[self.key] = self.classifier.outputs, self.classifier.classes
+            if not loaded:
+                self.release()
+        return _HEADS[self.key]
 
     def release(self) -> None:
         """Lets go of the loaded network."""
@@ -112,7 +122,8 @@ def pairs_of(study: Study, method: Estimator) -> tuple[tuple[str, str], ...]:
     if method.view == "network":
         return tuple((s, t) for t in study.targets for s in network_names(study) if s != t)
     if method.reads_source_card:
-        names = dict.fromkeys((*study.sources, *(name for name in network_names(study) if name not in study.datasets)))
+        alone = network_names(study) if method.reads_source_card == "name" else tuple(study.networks)
+        names = dict.fromkeys((*study.sources, *(name for name in alone if name not in study.datasets)))
         return tuple((s, t) for t in study.targets for s in names if s != t)
     return study.pairs
 
@@ -127,16 +138,17 @@ def source_cards(study: Study, networks: Mapping[str, SourceNetwork], store: Sto
         count, classes = network.head(store) if network is not None else (0, ())
         names = classes or tuple(f"output {i}" for i in range(count))
         out[name] = DatasetCard(
-            name=name, fingerprint=digest(["network", name, network.key if network else ""]), images=(network.images if network else None) or 0,
+            name=name, images=(network.images if network else None) or 0,
+            fingerprint=digest(["network", name, network.key if network else "", network.images if network else None, names]),
             class_counts=dict.fromkeys(names, 1), groups=0, channels=0, grey_share=0.0, height=0.0, width=0.0)
     return out
 
 
 def wanted_pretrainings(study: Study) -> tuple[str, ...]:
-    """Sources whose pretrained networks measures look through: those that are data sets and have no entry in ``[networks]``."""
+    """Sources whose pretrained networks measures look through: those that are data sets, have no entry in ``[networks]``, and are in a pair."""
     if study.protocol is None or not any(method.view == "network" for method in study.methods):
         return ()
-    return tuple(name for name in study.sources if name not in study.networks)
+    return tuple(name for name in study.sources if name not in study.networks and any(name != target for target in study.targets))
 
 
 def network_sources(study: Study, transfer: TransferPlan | None) -> dict[str, SourceNetwork]:
@@ -230,12 +242,17 @@ def check_networks(networks: Mapping[str, SourceNetwork], datasets: Mapping[str,
 def look(
     networks: Mapping[str, SourceNetwork], pairs: Iterable[tuple[str, str]], datasets: Mapping[str, Dataset], store: Store, progress: Progress, *,
     device: str, effort: Effort,
-) -> None:
+) -> tuple[int, int, dict[str, DataError]]:
     """One forward pass of each network over each of its targets, unless it is in the store. A network is loaded once, and let go after its last target.
+
+    Returns:
+        Images that networks looked at now, and those found in the store, over all pairs; and of networks whose features or outputs are not finite, the reason.
 
     Raises:
         DataError: an image that was readable when its card was made no longer is.
     """
+    made = found = 0
+    broken: dict[str, DataError] = {}
     targets: dict[str, list[str]] = {}
     for source, target in pairs:
         targets.setdefault(source, []).append(target)
@@ -243,8 +260,15 @@ def look(
         network = networks[source]
         sessions = Sessions(network.extractor, device, effort)
         for target in names:
-            done = embed_dataset(datasets[target], sessions, store, progress)
+            try:
+                done = embed_dataset(datasets[target], sessions, store, progress)
+            except IntegrityError as error:
+                if error.problems[0].code != "SK210":
+                    raise
+                broken[source] = DataError("SK210", source, error.problems[0].message, "check the weights, or how the network was trained")
+                break
             progress.say(f"{source} sees {done.line}")
+            made, found = made + done.computed, found + done.stored
             if len(done.dataset) != len(datasets[target]):
                 lost = done.dataset.skipped[-1]
                 message = f"{len(datasets[target]) - len(done.dataset)} images can no longer be read, such as {lost.key}: {lost.reason}"
@@ -253,11 +277,14 @@ def look(
             outputs, classes = network.head(store)
             store.save_json(KIND, network.key, {"outputs": outputs, "classes": list(classes), "recipe": network.extractor.recipe()})
         network.release()
+    return made, found, broken
 
 
 def seen_through(network: SourceNetwork, dataset: Dataset, store: Store, gradients: Mapping[str, Any] | str | None = None) -> Seen:
     """The network view of a pair, from what :func:`look` left in the store; a text instead of gradients says why there are none."""
     outputs, classes = network.head(store)
+    second = dataset.labels if dataset.labels is not None else np.zeros(len(dataset), dtype=np.int64)
+    dataset = dataset.take(np.lexsort((second, np.array(dataset.digests))))  # the order that all sources share: no other copy is made for it
     rows = store.shelf(network.extractor.recipe()).gather(dataset.digests)
     width = rows.shape[1] - outputs
     return Seen(

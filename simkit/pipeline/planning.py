@@ -12,6 +12,7 @@ from simkit.errors import DataError, NotEnoughData, Problems, ResourceError, Sim
 from simkit.estimators.comparison import Sampling
 from simkit.execution import duration
 from simkit.extractors.base import extract
+from simkit.pipeline.gradients import stored_gradients
 from simkit.pipeline.networks import SourceNetwork, check_networks, network_names, network_sources, pairs_of, source_cards, wanted_pretrainings
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
@@ -23,7 +24,7 @@ from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.study import Study, load_datasets
 from simkit.tables import TransferTable
-from simkit.transfer import TransferPlan, plan_units
+from simkit.transfer import TransferPlan, plan_units, pretrained
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -33,7 +34,7 @@ class Step:
     """One stage of a study for one item.
 
     Attributes:
-        stage: "check", "embed", "score" or "finetune".
+        stage: "check", "embed", "pretrain", "see by" (a network looks at its targets), "gradients", "score" or "finetune".
         item: data set, method, or pair.
         total: units of work (images, pairs, runs).
         stored: how many of them are in the store already.
@@ -75,7 +76,14 @@ class Plan:
     def pairs(self, method: Any) -> list[tuple[str, str]]:
         """The pairs that a measure can have."""
         cannot = {(u.source, u.target) for u in self.impossible if u.method == method.name}
-        return [pair for pair in pairs_of(self.study, method) if pair not in cannot]
+        lost = self.diverged if method.view == "network" else frozenset()
+        return [pair for pair in pairs_of(self.study, method) if pair not in cannot and pair[0] not in lost]
+
+    @property
+    def diverged(self) -> frozenset[str]:
+        """Sources whose pretraining was done and has no result: nothing looks through their networks."""
+        keys = {name: network.pretraining for name, network in self.networks.items() if network.pretraining}
+        return frozenset(name for name, key in keys.items() if "failed" in (self.store.load_json("pretrain", key) or {}))
 
     @property
     def seconds(self) -> float:
@@ -93,7 +101,8 @@ class Plan:
 
     def text(self) -> str:
         """The plan as lines for a terminal."""
-        counts = f"{len(self.study.sources)} sources, {len(self.study.targets)} targets, {len(self.methods)} methods, on {self.device}"
+        sources = {source for method in self.methods for source, _ in pairs_of(self.study, method)} or set(self.study.sources)
+        counts = f"{len(sources)} sources, {len(self.study.targets)} targets, {len(self.methods)} methods, on {self.device}"
         lines = [f"study {self.study.name}: {counts}",
                  f"store {self.store.root}", f"results {self.study.out}", ""]
         width = max(len(f"{s.stage} {s.item}") for s in self.steps)
@@ -161,7 +170,7 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
         transfer = plan_transfer(study, kept, store)
     networks = network_sources(study, transfer) if any(method.view == "network" for method in methods) else {}
     made = Plan(study, describe_device(device), datasets, kept, (), tuple(impossible), methods, transfer, measured, store, networks)
-    steps += [*_looking_steps(made, cards), *_score_steps(made, cards)]
+    steps += [*_looking_steps(made), *_score_steps(made, cards)]
     if study.protocol is not None and transfer is not None:
         steps.append(Step("finetune", study.protocol.network, len(transfer.runs), len(transfer.done), "runs", transfer.seconds))
     return replace(made, steps=tuple(steps))
@@ -183,14 +192,18 @@ def _measured(study: Study) -> TransferTable | None:
     return table
 
 
-def plan_transfer(study: Study, datasets: Mapping[str, Dataset], store: Store, progress: Progress | None = None) -> TransferPlan:
-    """The plan of the fine-tuning runs; the study's device holds unless ``[finetune]`` names its own."""
+def plan_transfer(
+    study: Study, datasets: Mapping[str, Dataset], store: Store, progress: Progress | None = None, *, networks: bool = True,
+) -> TransferPlan:
+    """The plan of the fine-tuning runs, with the pretrainings that measures look through unless ``networks`` is false; the study's device holds unless
+    ``[finetune]`` names its own.
+    """
     protocol = study.protocol
     assert protocol is not None
     if protocol.device == "auto":
         protocol = replace(protocol, device=study.device)
     return plan_units(protocol, datasets, study.sources, study.targets, study.seed, store,
-                      progress=(progress or Progress()).say, networks=wanted_pretrainings(study))
+                      progress=(progress or Progress()).say, networks=wanted_pretrainings(study) if networks else ())
 
 
 def _all_strict(datasets: Mapping[str, Dataset]) -> None:
@@ -228,8 +241,13 @@ def _possible(study: Study, datasets: Mapping[str, Dataset | DatasetCard]) -> tu
             methods.append(method)
     problems.raise_if_any(UsageError)
     if not methods:
-        for reason in dict.fromkeys(u.reason for u in impossible):
-            problems.add("SK208", study.name, reason, "give labels (a folder per class, or a label column), or choose label-free methods")
+        grouped: dict[str, list[str]] = {}
+        for u in impossible:
+            grouped.setdefault(u.reason.removeprefix(u.method).removeprefix(":").strip(), []).append(u.method)
+        for reason, names in grouped.items():
+            said, _, remedy = reason.removesuffix(")").partition(" (") if reason.endswith(")") else (reason, "", "")
+            fix = remedy or "give labels (a folder per class, or a label column), or choose label-free methods"
+            problems.add("SK208", study.name, f"{', '.join(dict.fromkeys(names))} {said}", fix)
         problems.raise_if_any(NotEnoughData)
     return tuple(methods), impossible
 
@@ -352,10 +370,16 @@ def _score_seconds(
     return seconds * todo / len(pairs)
 
 
-def _looking_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
-    """One step for each network: the images of its targets that it has not seen yet; and one for each task embedding."""
+def _looking_steps(made: Plan) -> list[Step]:
+    """Pretrainings whose networks measures look through; for each network the images of its targets that it has not seen yet; backward passes; task
+    embeddings.
+    """
     steps = []
     methods = [method for method in made.methods if method.view == "network"]
+    if made.transfer is not None and made.transfer.wholes:
+        units = [unit for unit, _ in made.transfer.wholes.values()]
+        left = [unit for unit in units if not pretrained(made.store, unit.key)]
+        steps.append(Step("pretrain", "networks of sources", len(units), len(units) - len(left), "runs", sum(made.transfer.costs[unit.key] for unit in left)))
     pairs = list(dict.fromkeys(pair for method in methods for pair in made.pairs(method)))
     for source, network in made.networks.items():
         shelf = made.store.shelf(network.extractor.recipe())
@@ -364,6 +388,10 @@ def _looking_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
             [shelf.missing(made.readable[target].digests) for target in targets], [set(made.readable[target].digests) for target in targets]))
         if targets:
             steps.append(Step("see by", f"{source} ({network.origin})", total, total - missing, "images", 0.0 if not missing else None))
+    backward = list(dict.fromkeys(pair for method in methods if "gradients" in method.reads for pair in made.pairs(method)))
+    if backward:
+        stored = sum(stored_gradients(made.networks[s], made.readable[t], made.store) is not None for s, t in backward)
+        steps.append(Step("gradients", "of networks", len(backward), stored, "pairs", 0.0 if stored == len(backward) else None))
     return [*steps, *_task_steps(made)]
 
 

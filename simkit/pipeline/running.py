@@ -22,7 +22,7 @@ from simkit.estimators.seen import Seen
 from simkit.execution import Where
 from simkit.files import resource_errors, write_json, write_text
 from simkit.pipeline.gradients import gradients_of
-from simkit.pipeline.networks import SourceNetwork, leaks, look, network_sources, seen_through, source_cards
+from simkit.pipeline.networks import SourceNetwork, leaks, look, network_sources, pairs_of, seen_through, source_cards
 from simkit.pipeline.planning import Plan, plan, plan_transfer
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.scoring import PairScore, score_all, view_digest_of
@@ -55,6 +55,8 @@ class Results:
         scores_made: scores computed now.
         scores_found: scores found in the store.
         transfer: what fine-tuning took, or None.
+        asked: names of the measures that were asked for by name.
+        looked: images that networks of sources looked at now, and those found in the store, over all pairs whose scores were not there.
     """
 
     content: Content
@@ -65,6 +67,7 @@ class Results:
     scores_found: int
     transfer: TransferResult | None = None
     asked: frozenset[str] = field(default_factory=frozenset)
+    looked: tuple[int, int] = (0, 0)
 
     @property
     def scores(self) -> ScoreTable:
@@ -105,7 +108,9 @@ class Results:
         parts = [f"embedded {images:,} images ({found:,} found in the store)", f"computed {self.scores_made:,} scores ({self.scores_found:,} found)"]
         if self.transfer is not None:
             parts.append(f"trained {self.transfer.made:,} networks ({self.transfer.found:,} found)")
-        nothing = images == 0 and self.scores_made == 0 and (self.transfer is None or self.transfer.made == 0)
+        if any(self.looked):
+            parts.insert(1, f"looked at {self.looked[0]:,} images through networks of sources ({self.looked[1]:,} found)")
+        nothing = images == 0 and self.looked[0] == 0 and self.scores_made == 0 and (self.transfer is None or self.transfer.made == 0)
         return ("nothing was done twice: " if nothing else "") + ", ".join(parts)
 
 
@@ -145,21 +150,23 @@ def run(
         run_units(made.transfer.only_pretrainings, progress=progress.say, jobs=jobs, cluster=cluster)
         left = tuple(unit for unit in made.transfer.pretrainings if not pretrained(made.store, unit.key))
         made = replace(made, transfer=replace(made.transfer, pretrainings=left))
-    cards, kept, embedded, scores, refused = score_study(made, progress, strict=strict, effort=Effort(batch_size, workers, backend))
+    cards, kept, embedded, scores, refused, looked = score_study(made, progress, strict=strict, effort=Effort(batch_size, workers, backend))
     transfer = _finetune(made, kept, progress, jobs=jobs, cluster=cluster)
     progress.say("correlating scores with transfer, writing tables and page")
     content = _content(made, cards, kept, scores, (*made.impossible, *refused), transfer, progress)
     asked = frozenset() if study.all_methods else frozenset(m.name for m in study.methods)
     fresh = sum(not s.stored for s in scores)
-    results = Results(content, study.out, study.out / "report.html", tuple(embedded), fresh, len(scores) - fresh, transfer, asked)
+    results = Results(content, study.out, study.out / "report.html", tuple(embedded), fresh, len(scores) - fresh, transfer, asked, looked)
     _write(results, made, started)
     return results
 
 
 def score_study(
     made: Plan, progress: Progress, *, strict: bool, effort: Effort,
-) -> tuple[dict[str, DatasetCard], dict[str, Dataset], list[Embedded], list[PairScore], list[Unavailable]]:
-    """Cards, embeddings and scores of a plan; the data sets come back without their unreadable images."""
+) -> tuple[dict[str, DatasetCard], dict[str, Dataset], list[Embedded], list[PairScore], list[Unavailable], tuple[int, int]]:
+    """Cards, embeddings and scores of a plan, and how many images networks of sources looked at (now, and found in the store); the data sets come back
+    without their unreadable images.
+    """
     from simkit.device import resolve_device
 
     study, store = made.study, made.store
@@ -197,39 +204,52 @@ def score_study(
             for found in (views["embedding"], views["card"], cards, kept):
                 del found[unrelated.name]
     scores, refused = score_all(others, views, digests, pairs, store, sampling=study.sampling, ceiling=ceiling, progress=progress)
+    looked = (0, 0)
     if networked:
-        more, also = scores_of_networks(made, networked, kept, progress, effort)
+        more, also, looked = scores_of_networks(made, networked, kept, progress, effort)
         order = {m.name: place for place, m in enumerate(made.methods)}
         scores, refused = sorted([*scores, *more], key=lambda s: order[s.estimator.name]), [*refused, *also]
     fresh = sum(not s.stored for s in scores)
     progress.say(f"{len(scores)} scores of {len(made.methods)} methods ({fresh} computed, {len(scores) - fresh} found in the store)")
-    return cards, kept, embedded, scores, refused
+    return cards, kept, embedded, scores, refused, looked
 
 
 def scores_of_networks(
     made: Plan, methods: list[Any], kept: Mapping[str, Dataset], progress: Progress, effort: Effort,
-) -> tuple[list[PairScore], list[Unavailable]]:
-    """Scores of the network view: each network looks once at each target, whatever the number of measures."""
+) -> tuple[list[PairScore], list[Unavailable], tuple[int, int]]:
+    """Scores of the network view, and images looked at now and before: each network looks once at each target, whatever the number of measures."""
     from simkit.device import resolve_device
 
     study, store, networks = made.study, made.store, made.networks
     device = str(resolve_device(study.device))
-    diverged = {name for name, network in networks.items() if network.pretraining and "failed" in (store.load_json("pretrain", network.pretraining) or {})}
-    refused = [Unavailable(m.name, s, t, f"the pretraining on {s} has no result") for m in methods for s, t in made.pairs(m) if s in diverged]
-    pairs = {m.name: [pair for pair in made.pairs(m) if pair[0] not in diverged] for m in methods}
+    lost = {name: str((store.load_json("pretrain", networks[name].pretraining) or {}).get("failed", "")) for name in made.diverged}
+    refused = [Unavailable(m.name, s, t, f"the pretraining on {s} has no result: {lost[s]}") for m in methods for s, t in pairs_of(study, m) if s in lost]
+    pairs = {m.name: made.pairs(m) for m in methods}
     by_name = {m.name: m for m in methods}
 
+    seen_images: list[tuple[int, int]] = []
+    broken: dict[str, DataError] = {}
+
     def views(wanted: Mapping[tuple[str, str], set[str]]) -> Callable[[tuple[str, str]], Seen]:
-        look(networks, wanted, kept, store, progress, device=device, effort=effort)
-        backward = [pair for pair, names in wanted.items() if any("gradients" in by_name[name].reads for name in names)]
+        looked_now, looked_before, without = look(networks, wanted, kept, store, progress, device=device, effort=effort)
+        seen_images.append((looked_now, looked_before))
+        broken.update(without)
+        backward = [pair for pair, names in wanted.items() if pair[0] not in broken and any("gradients" in by_name[name].reads for name in names)]
         gradients = gradients_of(networks, backward, kept, store, progress, device)
-        return lambda pair: seen_through(networks[pair[0]], kept[pair[1]], store, gradients.get(pair))
+
+        def seen(pair: tuple[str, str]) -> Seen:
+            if pair[0] in broken:
+                raise broken[pair[0]]
+            return seen_through(networks[pair[0]], kept[pair[1]], store, gradients.get(pair))
+
+        return seen
 
     scores, also = score_networks(methods, pairs, networks, kept, store, sampling=study.sampling, views=views, progress=progress)
     seen = leaks(made.transfer, networks, study.targets)
     flagged = [replace(one, score=replace(one.score, flags=(*one.score.flags, f"leaky: the source's network has seen {seen[one.source, one.target]} images")))
                if (one.source, one.target) in seen else one for one in scores]
-    return flagged, [*refused, *also]
+    made_now, found = (sum(counts[which] for counts in seen_images) for which in (0, 1))
+    return flagged, [*refused, *also], (made_now, found)
 
 
 def score_table(scores: list[PairScore], kept: Mapping[str, Dataset], extractor: str, networks: Mapping[str, SourceNetwork]) -> ScoreTable:
@@ -294,11 +314,19 @@ def _content(
                 raise  # not for want of values
             unavailable = (*unavailable, Unavailable("correlation", "", "", error.problems[0].message))
             progress.say(f"no correlation: {error.problems[0].message}")
+        measured = {(str(row["source"]), str(row["target"])) for row in performance.records}
+        alone = {(str(row["source"]), str(row["target"])) for row in table.records} - measured
+        for source in sorted({source for source, _ in alone} - {source for source, _ in measured}):
+            reason = "it has scores and no transfer: it is not in the correlation"
+            unavailable = (*unavailable, *(Unavailable("correlation", *pair, reason) for pair in sorted(alone) if pair[0] == source))
     skipped: tuple[Skipped, ...] = tuple(s for dataset in kept.values() for s in dataset.skipped)
     extra = tuple(dict.fromkeys((*(study.protocol.sources if study.protocol else ()), *(n for n in made.networks if n not in study.sources))))
+    paired = {source for method in study.methods for source, _ in pairs_of(study, method)} or set(study.sources)
+    if performance is not None:
+        paired |= {str(row["source"]) for row in performance.records}
     return Content(
-        study=study.name, cards=tuple(cards.values()), sources=(*study.sources, *extra), targets=study.targets,
-        extractor=_extractor_line(study.extractor), scores=table, methods=tuple(method_info(m) for m in made.methods),
+        study=study.name, cards=tuple(cards.values()), sources=tuple(name for name in (*study.sources, *extra) if name in paired), targets=study.targets,
+        extractor=_features_line(made), scores=table, methods=tuple(method_info(m) for m in made.methods),
         thumbnails={name: thumbnails(dataset) for name, dataset in kept.items()}, unavailable=unavailable, transfer=performance, ranking=ranking,
         answers=answers, correlation=correlation, skipped=skipped, provenance=provenance(made),
     )
@@ -310,6 +338,15 @@ def method_info(method: Any) -> MethodInfo:
     options = {k: v for k, v in describe(method).items() if k not in ("type", "version")}
     return MethodInfo(method.name, method.kind, method.higher_is_better, method.unit, method.symmetric, summary, method.citation,
                       ", ".join(f"{k} = {v}" for k, v in options.items()))
+
+
+def _features_line(made: Plan) -> str:
+    """What made the features: the common extractor, where a measure reads its embeddings, and the network of each source, where one looks through it."""
+    parts = [_extractor_line(made.study.extractor)] if any(method.view == "embedding" for method in made.methods) else []
+    for name, network in made.networks.items():
+        options = {key: value for key, value in network.recipe.items() if key in ("network", "model", "weights", "pretrain") and value}
+        parts.append(f"{name} seen by {network.origin} ({', '.join(f'{key} = {str(value)[:40]}' for key, value in options.items())})")
+    return "; ".join(parts) or "none"
 
 
 def _extractor_line(extractor: Any) -> str:
@@ -410,7 +447,8 @@ def _write(results: Results, made: Plan, started: tuple[float, float]) -> None:
     write_json(out / "run.json", {
         "command": sys.argv, "config": config, "config_digest": digest(json.loads(json.dumps(config, default=str))), **content.provenance,
         "skipped": [{"dataset": s.dataset, "key": s.key, "reason": s.reason} for s in content.skipped], "incomplete": list(results.incomplete),
-        "embedded": sum(e.computed for e in results.embedded), "scores_computed": results.scores_made, "scores_found": results.scores_found,
+        "embedded": sum(e.computed for e in results.embedded), "looked_at": results.looked[0],
+        "scores_computed": results.scores_made, "scores_found": results.scores_found,
         "networks_trained": results.transfer.made if results.transfer else 0, "networks_found": results.transfer.found if results.transfer else 0,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started[0])), "wall_seconds": round(time.time() - started[0], 2),
         "cpu_seconds": round(time.process_time() - started[1], 2), "deterministic": "same seed and device give the same numbers",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from simkit.dataset import Dataset, DatasetCard
 from simkit.embedding import Embedding
@@ -17,13 +17,15 @@ from simkit.estimators.comparison import Sampling, Summaries, common_size, score
 from simkit.estimators.uncertainty import UNCERTAINTY_VERSION
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.stages import CARD_VERSION, cores
-from simkit.pipeline.tasks import probe_of
+from simkit.pipeline.tasks import probe_of, task_key
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.transport.interruption import stopped
 
-__all__ = ["PairScore", "common_sizes", "score_all", "score_from", "score_key", "view_digest_of"]
+__all__ = ["PairScore", "common_sizes", "in_threads", "score_all", "score_from", "score_key", "view_digest_of"]
+
+Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def view_digest_of(estimator: Estimator, dataset: Dataset | DatasetCard, extract
     if estimator.view == "embedding":
         return digest(["embedding", dataset.fingerprint, extractor])
     if isinstance(estimator, TaskEstimator):
-        return digest(["task", dataset.fingerprint, estimator.embedding_recipe(), probe_of(estimator).recipe()])
+        assert isinstance(dataset, Dataset)
+        return task_key(estimator, dataset, probe_of(estimator))
     return digest(["card", CARD_VERSION, dataset.fingerprint, dataset.tags, dataset.attributes])
 
 
@@ -164,29 +167,41 @@ def _in_threads(
     tasks: Sequence[Task], summaries: Mapping[str, Summaries], *, sampling: Sampling, sizes: Mapping[str, Mapping[str, int | None]],
     ceiling: Embedding | None, keep: Callable[[Estimator, tuple[str, str], Score | SimkitError], None],
 ) -> None:
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    if not tasks:
-        return
-    for module in {"scipy.linalg", "ot"} if any(m.view == "embedding" for m, _ in tasks) else set():
-        importlib.import_module(module)  # before the threads: a BLAS that is loaded later would not know the limit
-    workers = min(cores(), len(tasks))
-    share = max(1, cores() // workers)
-    torch = sys.modules.get("torch")  # its threads are counted per thread that calls it, so each worker sets its own share
-    whole = torch.get_num_threads() if torch else 0
-
     def work(task: Task) -> None:
         method, pairs = task
         shared = summaries[method.name]
         score_pairs(method, shared.views, pairs, sampling=sampling, sizes=sizes[method.name], ceiling=ceiling,
                     each=lambda pair, result: keep(method, pair, result), summaries=shared)
 
+    in_threads(tasks, work, modules={"scipy.linalg", "ot"} if any(m.view == "embedding" for m, _ in tasks) else set())
+
+
+def in_threads(tasks: Sequence[Anything], work: Callable[[Anything], None], *, modules: Collection[str], workers: int = 0) -> None:
+    """Does the work in threads, one a core, with the linear algebra's own threads (as many as are allowed) shared out among them.
+
+    Args:
+        tasks: arguments of ``work``.
+        work: done for each.
+        modules: imported before, so that a BLAS that they load knows the limit.
+        workers: threads at most; 0: one a core.
+    """
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    if not tasks:
+        return
+    for module in modules:
+        importlib.import_module(module)
+    count = min(cores(), len(tasks), workers or len(tasks))
+    share = max(1, cores() // count)
+    torch = sys.modules.get("torch")  # its threads are counted per thread that calls it, so each worker sets its own share
+    whole = torch.get_num_threads() if torch else 0
+
     def limit() -> None:
         if torch:
             torch.set_num_threads(min(share, whole))
 
     allowed = max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"), default=share)
-    with threadpool_limits(limits=min(share, allowed)), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score", initializer=limit) as pool:
+    with threadpool_limits(limits=min(share, allowed)), ThreadPoolExecutor(count, thread_name_prefix="simkit-score", initializer=limit) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
             for future in as_completed(futures):

@@ -10,14 +10,15 @@ import numpy as np
 from simkit.dataset import Dataset
 from simkit.errors import DataError, SimkitError
 from simkit.estimators.base import TaskEstimator
+from simkit.estimators.seen import joined
 from simkit.estimators.task_embedding import TaskEmbedding
 from simkit.extractors.base import Extractor
 from simkit.pipeline.progress import Progress
-from simkit.recipe import digest
+from simkit.recipe import digest, digest_bytes
 from simkit.registry import EXTRACTORS
 from simkit.store import Store
 
-__all__ = ["probe_of", "stored_task", "task_embeddings"]
+__all__ = ["probe_of", "stored_task", "task_embeddings", "task_key"]
 
 KIND = "task"
 TASK_VERSION = 1
@@ -41,16 +42,19 @@ def task_key(method: TaskEstimator, dataset: Dataset, probe: Extractor) -> str:
 
 def stored_task(method: TaskEstimator, dataset: Dataset, probe: Extractor, store: Store) -> TaskEmbedding | None:
     """The task embedding from the store, or None."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     key = task_key(method, dataset, probe)
     record, path = store.load_json(KIND, key), store.path(KIND, key, ".safetensors")
     if record is None or not path.is_file():
         return None
-    tensors = load_file(path)
-    found = digest([tensors["fisher"].tobytes().hex(), "halves" in tensors and tensors["halves"].tobytes().hex()])
-    if found != record["content"]:
-        return None  # damaged: it is made again
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError):  # truncated: it is made again
+        return None
+    if "fisher" not in tensors or _content(tensors) != record["content"]:
+        return None  # damaged
     return TaskEmbedding(tensors["fisher"], tensors.get("halves"), dataset.name, record["images"], record["classes"], record["probe"], record["detail"])
 
 
@@ -80,7 +84,7 @@ def _made(method: TaskEstimator, dataset: Dataset, probe: Extractor, classifier:
         raise DataError("SK208", dataset.name, f"{method.name} needs labels, {dataset.name} has none", "give labels, or leave the method out")
     rows = method.chosen(dataset.labels, dataset.digests)
     labels = np.asarray(dataset.labels)[rows]
-    groups = [dataset.groups[int(i)] for i in rows] if dataset.groups else None
+    groups = _units(dataset, rows)
     try:
         made = task_fisher(classifier, lambda position: classifier.preprocessing(dataset.read(int(rows[position]))), labels, groups=groups, halves=True,
                            device=device, **method.fisher_options())
@@ -89,13 +93,26 @@ def _made(method: TaskEstimator, dataset: Dataset, probe: Extractor, classifier:
     detail: dict[str, Any] = {"accuracy": made.accuracy, "converged": made.converged, "dead": made.dead, "ignored": len(made.ignored), "of": len(dataset)}
     if made.no_halves:
         detail["no_halves"] = made.no_halves
-    name = digest([probe.recipe(), method.embedding_recipe()])
+    name = digest([probe.recipe(), method.embedding_recipe()])  # of the probe, whatever the data set
     key, arrays = task_key(method, dataset, probe), {"fisher": made.fisher} | ({} if made.halves is None else {"halves": made.halves})
-    content = digest([made.fisher.tobytes().hex(), made.halves is not None and made.halves.tobytes().hex()])
     write_bytes(store.path(KIND, key, ".safetensors"), save(arrays))
-    store.save_json(KIND, key, {"images": made.images, "classes": made.classes, "probe": name, "detail": detail, "content": content,
+    store.save_json(KIND, key, {"images": made.images, "classes": made.classes, "probe": name, "detail": detail, "content": _content(arrays),
                                 "recipe": method.embedding_recipe(), "modules": [list(one) for one in made.modules]})
     return TaskEmbedding(made.fisher, made.halves, dataset.name, made.images, made.classes, name, detail)
+
+
+def _units(dataset: Dataset, rows: np.ndarray) -> list[str] | None:
+    """What stays whole in the halves: patients, and copies of an image; None where every image is on its own."""
+    _, copies = np.unique(np.array([dataset.digests[int(i)] for i in rows]), return_inverse=True)
+    if not dataset.groups and len(set(copies.tolist())) == len(rows):
+        return None
+    groups = np.unique(np.array([dataset.groups[int(i)] for i in rows]), return_inverse=True)[1] if dataset.groups else copies
+    return [str(one) for one in joined(groups, copies)]
+
+
+def _content(arrays: Mapping[str, np.ndarray]) -> str:
+    """Digest of the arrays."""
+    return digest_bytes(*(part for name in sorted(arrays) for part in (name.encode(), np.ascontiguousarray(arrays[name]).tobytes())))
 
 
 def _placed(problem: Any, name: str) -> Any:

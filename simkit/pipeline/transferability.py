@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from simkit.dataset import Dataset
@@ -13,14 +12,13 @@ from simkit.estimators.assessment import ASSESSMENT_VERSION, assessed_all
 from simkit.estimators.base import NetworkEstimator, Score
 from simkit.estimators.comparison import Sampling
 from simkit.estimators.seen import Seen
+from simkit.extractors.triplet_gradients import GRADIENTS_VERSION
 from simkit.pipeline.networks import SourceNetwork
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.scoring import PairScore, score_from
-from simkit.pipeline.stages import cores
+from simkit.pipeline.scoring import PairScore, in_threads, score_from
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
-from simkit.transport.interruption import stopped
 
 __all__ = ["Pair", "score_networks", "transferability_key"]
 
@@ -35,6 +33,8 @@ def transferability_key(
         "method": method.recipe(), "source": [pair[0], networks[pair[0]].key], "target": [pair[1], target.fingerprint], "seed": sampling.seed,
         "sampling": [sampling.repeats, ASSESSMENT_VERSION],
     }
+    if "gradients" in method.reads:
+        recipe["gradients"] = GRADIENTS_VERSION
     if method.pool_relative:
         recipe["pool"] = sorted(networks[name].key for name in pool)
     return digest(recipe)
@@ -61,8 +61,8 @@ def score_networks(
         datasets: the targets, without unreadable images.
         store: where scores are kept, one by one.
         sampling: seed, half-samples and shuffles.
-        views: is told the pairs whose views will be asked for, with the methods that they are for, and returns what makes one; called only where a score is
-            not in the store. Views are large: one is made for all measures of its pair, and let go, but for measures that are relative to the pool.
+        views: is told the pairs whose views will be asked for, with the methods that they are for, and returns what makes one (or raises DataError); called
+            only where a score is not in the store. Views are large: one is made for all measures of its pair, and let go, but for measures that are relative to the pool.
         progress: told what happens.
     """
     keys: dict[tuple[str, Pair], str] = {}
@@ -93,7 +93,14 @@ def score_networks(
         seen_of = views(wanted) if wanted else None
         for group in _grouped(tasks):
             assert seen_of is not None
-            _in_threads(group, {pair: seen_of(pair) for pair in group[0].pairs}, sampling, keep)
+            there: dict[Pair, Seen] = {}
+            for pair in group[0].pairs:
+                try:
+                    there[pair] = seen_of(pair)
+                except DataError as error:
+                    for task in group:
+                        keep(task.method, pair, error)
+            _in_threads([replace(task, pairs=tuple(there)) for task in group if there], there, sampling, keep)
     return _sorted_out(methods, pairs, found, stored)
 
 
@@ -113,29 +120,20 @@ def _grouped(tasks: Sequence[_Task]) -> list[list[_Task]]:
     return list(groups.values())
 
 
+ROOM = 3 << 30
+"""Bytes that the copies of views which all threads make together may take, roughly."""
+
+
 def _in_threads(
     tasks: Sequence[_Task], seen: Mapping[Pair, Seen], sampling: Sampling, keep: Callable[[NetworkEstimator, Pair, Score | SimkitError], None],
 ) -> None:
-    """The tasks of some views, one a core, with the linear algebra's own threads shared out among them."""
-    from threadpoolctl import threadpool_limits
-
-    workers = min(cores(), len(tasks))
-
+    """The tasks of some views; fewer at a time where the views are large."""
     def work(task: _Task) -> None:
         for pair, result in zip(task.pairs, assessed_all(task.method, [seen[pair] for pair in task.pairs], sampling), strict=True):
             keep(task.method, pair, result)
 
-    import scipy.linalg  # noqa: F401 - before the threads: a BLAS that is loaded later would not know the limit
-
-    with threadpool_limits(limits=max(1, cores() // workers)), ThreadPoolExecutor(workers, thread_name_prefix="simkit-score") as pool:
-        futures = [pool.submit(work, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            with stopped():
-                pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    size = sum(one.features.nbytes + (0 if one.probabilities is None else one.probabilities.nbytes) for one in seen.values())
+    in_threads(tasks, work, modules={"scipy.linalg"}, workers=max(1, ROOM // (2 * max(size, 1))))
 
 
 def _sorted_out(

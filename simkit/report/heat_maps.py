@@ -217,7 +217,7 @@ def _reading(cells: Iterable[ScoreCell], target: str) -> str:
     text += "; sources of equal value share the mean of their ranks." if any(cell.equal for cell in own) else "."
     if any(cell.chance is not None for cell in own):
         text += (" The row shuffled is the value when the target's labels are shuffled, lowest to highest of the sources: what chance gives. "
-                 f"{CHANCE_MARK} marks a value that is not above its own.")
+                 f"{CHANCE_MARK} marks a value that is not above its own by more than their spread (one-sided 95 %).")
     if any(cell.halves is not None for cell in own):
         text += (" The row floor is the value between two halves of the target, so at half its size or less: what is held against it is the mean of a pair "
                  "over half-samples (half_sample_mean in the details of a score), not the value printed above it.")

@@ -138,7 +138,7 @@ def _target_scores(cells: Sequence[ScoreCell], infos: dict[str, MethodInfo], wid
         legends.append("ceiling: the value of an unrelated data set (pictures of noise, unless another was named); a source can lie beyond it")
     if "chance" in scales:
         legends.append("shuffled labels: the value when the target's labels are shuffled (lowest to highest of the sources): what chance gives at this "
-                       "number of images, features and classes. A value that is not above its own is flagged")
+                       "number of images, features and classes. A value that is not above its own by more than their spread (one-sided 95 %) is flagged")
     if "halves" in scales:
         legends.append("floor: the value between two halves of the target, at half its size or the images a side, whichever is less. It is held against parts "
                        "of each pair, not against the values above it: the flag \"not distinguishable from the target\" is what counts")

@@ -183,7 +183,6 @@ def randaugment(pixels: torch.Tensor, draws: torch.Generator, *, operations: int
 # --- normalisation ---------------------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=32)
 def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, for values in 0..1: those of three channels, or for any other number the mean of these."""
     if channels == len(MEAN):
@@ -191,6 +190,7 @@ def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, .
     return (float(np.mean(MEAN)),) * channels, (float(np.mean(STD)),) * channels
 
 
+@lru_cache(maxsize=32)
 def _scaling(channels: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(factor, offset), each (1, channels, 1, 1): grey level g becomes g * factor + offset."""
     import torch
