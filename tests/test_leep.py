@@ -328,3 +328,22 @@ def test_a_summary_needs_labels() -> None:
 def test_a_measure_of_two_embeddings_takes_no_network() -> None:
     with pytest.raises(UsageError, match=r"reads the embedding view of two data sets"):
         transferability(Leep(head="knn"), ROWS, LABELS)
+
+
+@pytest.mark.parametrize("head", ["knn", "logistic"])
+def test_the_bridge_stands_beside_what_shuffled_labels_give(raw64: tuple[np.ndarray, np.ndarray], head: str) -> None:
+    (x, y), (z, w) = halves(raw64)
+    good = compare(Leep(head=head), (x[:300], y[:300]), (z[:200], w[:200]), repeats=4)
+    assert good.floor is not None
+    assert good.floor < good.value - 0.5
+    assert "not above what shuffled labels give" not in good.flags
+    draws = [np.random.default_rng(seed).permutation(w[:200]) for seed in range(6)]
+    nothing = [compare(Leep(head=head), (x[:300], y[:300]), (z[:200], labels), repeats=4).flags for labels in draws]
+    assert sum("not above what shuffled labels give" in flags for flags in nothing) >= 4
+
+
+def test_target_images_that_the_source_holds_are_counted(raw64: tuple[np.ndarray, np.ndarray]) -> None:
+    (x, y), (z, w) = halves(raw64)
+    score = compare(Leep(head="knn"), (x[:200], y[:200]), (np.concatenate([z[:100], x[:7]]), np.concatenate([w[:100], y[:7]])))
+    assert "7 of 107 target images are in the source: its head was fitted to them" in score.flags
+    assert score.detail["shared_images"] == 7

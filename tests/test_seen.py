@@ -10,11 +10,12 @@ import pytest
 
 import simkit
 from simkit.errors import DataError, NotEnoughData, UsageError
-from simkit.estimators.assessment import CHANCE, assessed, assessed_all, exchanged, seen_of
+from simkit.estimators.assessment import CHANCE, assessed, assessed_all, seen_of
 from simkit.estimators.base import NetworkEstimator, Score
 from simkit.estimators.comparison import Sampling
 from simkit.estimators.examples import example_seen
 from simkit.estimators.seen import Seen
+from simkit.estimators.subsamples import exchanged
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
 from simkit.estimators.base import Estimator, NetworkEstimator, Score
 from simkit.estimators.comparison import Sampling
 from simkit.estimators.seen import Seen
-from simkit.estimators.subsamples import half_mask, named_rng
+from simkit.estimators.subsamples import exchanged, half_mask, named_rng
+from simkit.estimators.uncertainty import CHANCE, FEW_GROUPS, with_chance
 from simkit.recipe import rng_for
 from simkit.registry import ESTIMATORS, Spec
 
@@ -21,10 +22,6 @@ __all__ = ["ASSESSMENT_VERSION", "CHANCE", "assessed", "assessed_all", "check_se
 
 ASSESSMENT_VERSION = 1
 """Part of the recipe of scores of the network view with intervals: raised with every change of the procedure below."""
-
-CHANCE = "not above what shuffled labels give"
-FEW_GROUPS = 6
-"""Groups from which on nothing is said about their number."""
 
 TRIES = 20
 """How often labels are shuffled again that lost a class."""
@@ -161,7 +158,7 @@ def _with_uncertainty(
     for place, score in enumerate(scores):
         if isinstance(score, Score):
             score = _with_interval(measure, score, [row[place] for row in halves.scores], halves, seen[place])
-            score = _with_floor(measure, score, [row[place] for row in shuffles]) if shuffles else score
+            score = with_chance(measure, score, [row[place] for row in shuffles]) if shuffles else score
             score = replace(score, detail={**score.detail, "repeats": sampling.repeats})
         out.append(score)
     return out
@@ -194,20 +191,6 @@ def _with_interval(measure: NetworkEstimator, score: Score, parts: Sequence[Scor
     return replace(score, interval=(lower if low is None else max(low, lower), upper if high is None else min(high, upper)), detail=detail, flags=tuple(flags))
 
 
-def _with_floor(measure: NetworkEstimator, score: Score, chance: Sequence[Score | SimkitError]) -> Score:
-    """The score with what shuffled labels give, and the verdict; or with the reason why there is none."""
-    from scipy.stats import t
-
-    if failed := next((one for one in chance if isinstance(one, SimkitError)), None):
-        return replace(score, flags=(*score.flags, f"no floor: {failed.problems[0].message}"))
-    values = [one.value for one in chance if isinstance(one, Score)]
-    floor, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    sign = 1.0 if measure.higher_is_better else -1.0
-    margin = float(t.ppf(0.95, len(values) - 1)) * deviation * float(np.sqrt(1 + 1 / len(values)))
-    flags = (*score.flags, CHANCE) if sign * (score.value - floor) <= margin else score.flags
-    return replace(score, floor=floor, detail={**score.detail, "floor_deviation": deviation}, flags=flags)
-
-
 def _shuffled(seen: Sequence[Seen], canonical: Sequence[Seen], seed: int, repeat: int) -> list[Seen]:
     """The pairs with shuffled labels, alike for all sources.
 
@@ -222,18 +205,6 @@ def _shuffled(seen: Sequence[Seen], canonical: Sequence[Seen], seed: int, repeat
         if len(made[0].classes) == classes:
             break
     return made
-
-
-def exchanged(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions (n,) from which rows take their labels when units exchange them: a permutation of the rows where each is a unit of its own."""
-    count = int(units.max()) + 1
-    if count == len(units):
-        return rng.permutation(len(units))
-    rows = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
-    partner, order = rng.permutation(count), np.empty(len(units), dtype=np.int64)
-    for own, other in zip(rows, partner, strict=True):
-        order[own] = np.resize(rng.permutation(rows[other]), len(own))
-    return order
 
 
 def transferability(

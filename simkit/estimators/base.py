@@ -178,6 +178,10 @@ class Estimator:
         """The measure of a pair from the target as the source's network sees it; only measures of the network view have it."""
         raise NotImplementedError
 
+    def label_shuffled(self, summary: Any, rng: np.random.Generator) -> Any:
+        """The summary of a target with its labels exchanged between independent images or patients; None where the value of shuffled labels is not given."""
+        return None
+
     def tested(self, source: Any, target: Any, rng: np.random.Generator) -> Score:
         """:meth:`compare`, with a permutation p-value where the measure has one; called once a pair, never for its subsamples."""
         return self.compare(source, target, rng)

@@ -11,11 +11,12 @@ import numpy as np
 
 from simkit.dataset import DatasetCard
 from simkit.embedding import Embedding
-from simkit.errors import DataError, SimkitError, UsageError
+from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
 from simkit.estimators.base import Estimator, Score
 from simkit.estimators.subsamples import Subsamples, named_rng
 from simkit.estimators.task_embedding import TaskEmbedding
-from simkit.estimators.uncertainty import Ceiling, ceiling_of, matched_score, unequal, with_uncertainty
+from simkit.estimators.uncertainty import Ceiling, ceiling_of, matched_score, unequal, with_chance, with_uncertainty
+from simkit.recipe import rng_for
 from simkit.registry import ESTIMATORS, Spec
 
 __all__ = ["Sampling", "SizeMatch", "Summaries", "common_size", "compare", "score_pairs"]
@@ -235,7 +236,23 @@ class _Scorer:
         if self.sampling.repeats:
             score = with_uncertainty(measure, score, one, other)
             score = self._with_ceiling(measure, score, target, size)
+            if measure.kind == "transferability" and size is None:
+                score = self._with_chance(measure, score, source, target)
         return score
+
+    def _with_chance(self, measure: Estimator, score: Score, source: str, target: str) -> Score:
+        """The score with what shuffled labels of the target give, where the measure has that."""
+        one, other = self.summaries.of(source), self.summaries.of(target)
+        values: list[Score | SimkitError] = []
+        for repeat in range(1, self.sampling.repeats + 1):
+            shuffled = measure.label_shuffled(other, rng_for("shuffle", self.sampling.seed, target, repeat))
+            if shuffled is None:
+                return score
+            try:
+                values.append(measure.compare(one, shuffled, named_rng(measure, source, target, self.sampling.seed, "shuffle", repeat)))
+            except NotEnoughData as error:
+                values.append(error)
+        return with_chance(measure, score, values)
 
     def _size(self, measure: Estimator, target: str) -> int | None:
         if self.sizes is not None:

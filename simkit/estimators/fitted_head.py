@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from simkit.errors import DataError, NotEnoughData
 from simkit.estimators.base import NetworkEstimator, Score
 from simkit.estimators.neighbour_classifier import neighbour_shares
 from simkit.estimators.seen import Seen
+from simkit.estimators.subsamples import exchanged
 from simkit.registry import option
 from simkit.transport.interruption import go_on
 
@@ -117,6 +118,7 @@ class HeadRows:
         labels: class index, int64 (n,), classes numbered by their first row and all present.
         classes: number of classes.
         digests: of each row.
+        units: what tells independent images apart (see ``Seen.units``).
     """
 
     name: str
@@ -124,6 +126,7 @@ class HeadRows:
     labels: np.ndarray
     classes: int
     digests: np.ndarray
+    units: np.ndarray
     _fitted: dict[float, LogisticHead] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=Lock, repr=False)
 
@@ -189,11 +192,15 @@ class HeadEstimator(NetworkEstimator):
         """
         if view.labels is None:
             raise DataError("SK208", view.name, f"{self.name} needs labels, '{view.name}' has none", "give labels (a folder per class, or a label column)")
-        one = Seen(view.features, view.labels, view.classes, source=view.name, target=view.name).canonical
+        one = Seen(view.features, view.labels, view.classes, groups=view.groups, source=view.name, target=view.name).canonical
         assert one.labels is not None
         if len(one.classes) < 2:
             raise NotEnoughData("SK501", view.name, f"{self.name} needs at least two classes, '{view.name}' has one", "check the label column, or leave it out")
-        return HeadRows(view.name, one.features, one.labels, len(one.classes), one.digests)
+        return HeadRows(view.name, one.features, one.labels, len(one.classes), one.digests, one.units)
+
+    def label_shuffled(self, summary: HeadRows, rng: np.random.Generator) -> HeadRows:
+        """The target with its labels exchanged."""
+        return replace(summary, labels=summary.labels[exchanged(summary.units, rng)])
 
     def compare(self, source: HeadRows, target: HeadRows, rng: np.random.Generator) -> Score:
         """The score of the target's labels by the head of the source; ``rng`` is not used.

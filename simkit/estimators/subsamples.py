@@ -16,7 +16,7 @@ from simkit.errors import NotEnoughData
 from simkit.estimators.base import Estimator
 from simkit.recipe import rng_for
 
-__all__ = ["Subsamples", "half_mask", "halves", "named_rng", "shortened"]
+__all__ = ["Subsamples", "exchanged", "half_mask", "halves", "named_rng", "shortened"]
 
 
 def halves(view: Embedding, rng: np.random.Generator) -> tuple[Embedding, Embedding]:
@@ -61,6 +61,18 @@ def half_mask(names: np.ndarray, where: str, rng: np.random.Generator, *, groupe
             side[g] = int(filled[1] < filled[0])
             filled[side[g]] += sizes[g]
     return np.asarray(side[members] == 0)
+
+
+def exchanged(units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Positions (n,) from which rows take their labels when units exchange them: a permutation of the rows where each is a unit of its own."""
+    count = int(units.max()) + 1
+    if count == len(units):
+        return rng.permutation(len(units))
+    rows = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
+    partner, order = rng.permutation(count), np.empty(len(units), dtype=np.int64)
+    for own, other in zip(rows, partner, strict=True):
+        order[own] = np.resize(rng.permutation(rows[other]), len(own))
+    return order
 
 
 def shortened(view: Embedding, size: int, rng: np.random.Generator) -> Embedding:

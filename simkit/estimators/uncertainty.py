@@ -12,12 +12,16 @@ from simkit.errors import NotEnoughData, SimkitError
 from simkit.estimators.base import Estimator, Score
 from simkit.estimators.subsamples import Subsamples, named_rng
 
-__all__ = ["INDISTINCT", "UNCERTAINTY_VERSION", "UNEQUAL", "Ceiling", "ceiling_of", "matched_score", "unequal", "with_uncertainty"]
+__all__ = [
+    "CHANCE", "FEW_GROUPS", "INDISTINCT", "UNCERTAINTY_VERSION", "UNEQUAL", "Ceiling", "ceiling_of", "matched_score", "unequal", "with_chance",
+    "with_uncertainty",
+]
 
 UNCERTAINTY_VERSION = 2
 """Part of the recipe of scores with intervals: raised with every change of the procedure below."""
 
 INDISTINCT = "not distinguishable from the target"
+CHANCE = "not above what shuffled labels give"
 UNEQUAL = "sample sizes differ by more than half, and this measure depends on them"
 
 
@@ -177,3 +181,17 @@ def ceiling_of(estimator: Estimator, unrelated: Embedding, target: Embedding, si
         return Ceiling(estimator.compare(sides[0], sides[1], rng).value, common)
     except SimkitError as error:
         return Ceiling(None, common, error.problems[0].message)
+
+
+def with_chance(measure: Estimator, score: Score, chance: Sequence[Score | SimkitError]) -> Score:
+    """The score with what shuffled labels give, and the verdict; or with the reason why there is none."""
+    from scipy.stats import t
+
+    if failed := next((one for one in chance if isinstance(one, SimkitError)), None):
+        return replace(score, flags=(*score.flags, f"no floor: {failed.problems[0].message}"))
+    values = [one.value for one in chance if isinstance(one, Score)]
+    floor, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    sign = 1.0 if measure.higher_is_better else -1.0
+    margin = float(t.ppf(0.95, len(values) - 1)) * deviation * float(np.sqrt(1 + 1 / len(values)))
+    flags = (*score.flags, CHANCE) if sign * (score.value - floor) <= margin else score.flags
+    return replace(score, floor=floor, detail={**score.detail, "floor_deviation": deviation}, flags=flags)

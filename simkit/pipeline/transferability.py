@@ -62,7 +62,8 @@ def score_networks(
         store: where scores are kept, one by one.
         sampling: seed, half-samples and shuffles.
         views: is told the pairs whose views will be asked for, with the methods that they are for, and returns what makes one (or raises DataError); called
-            only where a score is not in the store. Views are large: one is made for all measures of its pair, and let go, but for measures that are relative to the pool.
+            only where a score is not in the store. Views are large: one is made for all measures of its pair, and let go, but for measures that are relative
+            to the pool.
         progress: told what happens.
     """
     keys: dict[tuple[str, Pair], str] = {}
