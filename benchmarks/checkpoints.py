@@ -24,13 +24,15 @@ from simkit.registry import ESTIMATORS, options_of
 WEIGHTS = {"imagenet": "mobilenet_v2_tvquant.pth", "birds": "mobilenet_v2_inat_bird.pth", "insects": "mobilenet_v2_inat_insect.pth"}
 IMAGES = {"imagenet": 1_281_167}
 TARGETS = {"busi": "busi/busi.csv", "isic7": "isic7/isic7.csv", "lclung": "lclung", "pneumonia": "pneumonia.npz"}
-TIMES = "seconds"
+LP_IMAGES = 500
+"""Of the learned space of LP, which is fitted anew for each half-sample, shuffle and fold."""
 
 
 def network_methods() -> list[Any]:
     """Every measure of the network view, and the plain H-score beside the shrunk one."""
     names = [name for name in ESTIMATORS.names() if issubclass(ESTIMATORS.get(name), NetworkEstimator)]
     methods: list[Any] = [name for name in names if not any(info.required for info in options_of(ESTIMATORS.get(name)))]
+    methods = [{name: {"max_images": LP_IMAGES}} if name in ("lp", "lp-fu") else name for name in methods]
     return [*methods, {"hscore": {"shrinkage": False}}, {"knn": {"report": "auc"}}, {"linear-probe": {"report": "balanced-accuracy"}},
             {"gbc": {"covariance": "spherical"}}, {"transrate": {"normalise": True}}]
 

@@ -18,11 +18,14 @@ __all__ = ["RowBasis", "SoftmaxFit", "exact_size", "fit_softmax", "row_basis"]
 EXACT_SIZE = 2**22
 """Numbers in the training rows up to which everything is computed in float64; beyond, products are in float32."""
 
-TOLERANCE, LARGE_TOLERANCE = 1e-10, 1e-4
+TOLERANCE, LARGE_TOLERANCE = 1e-8, 1e-4
 """Newton decrement (about twice the distance to the optimal mean loss) at which a fit counts as converged, in float64 and in float32. The first leaves
-log-odds right to about 1e-5, the second the mean loss right to 5e-5, which AUC and accuracy hardly feel."""
+log-odds right to about 1e-4, the second the mean loss right to 5e-5, which AUC and accuracy hardly feel."""
 
 MAX_STEPS, MEMORY, MAX_TRIALS = 500, 20, 20
+
+ROTATE_BELOW = 8
+"""Rows for each feature below which rows are turned into their own directions first: products with the eigenvectors in each step cost more than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,19 +80,24 @@ def fit_softmax(
         targets: Y (n, K) of 0 and 1.
         penalty: > 0.
         exclusive: True: each row of Y has a single 1, and the loss is that of the softmax of K >= 2 columns; False: K logistic regressions.
-        basis: of the rows or of rows like them; by default made from the rows. Not used where n < d.
-        tolerance: Newton decrement to stop at; by default 1e-10 in float64, 1e-4 in float32.
+        basis: of the rows or of rows like them; by default made from the rows. Not used where n < 8 d.
+        tolerance: Newton decrement to stop at; by default 1e-8 in float64, 1e-4 in float32.
     """
     n, d = rows.shape
     goal = tolerance if tolerance is not None else (TOLERANCE if rows.dtype == np.float64 else LARGE_TOLERANCE)
-    if n >= d:
+    if n >= ROTATE_BELOW * d:
         return _minimised(rows, targets, penalty, exclusive, basis or row_basis(rows), goal)
-    values, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))  # the solution is a combination of the rows: n unknowns a column, not d
+    # in the directions of the rows the first guess is diagonal; of fewer rows than features there are n of them, and the solution is a combination of rows
+    gram = (rows @ rows.T if n < d else rows.T @ rows).astype(np.float64)
+    values, vectors = np.linalg.eigh(gram)
     kept = values > d * np.finfo(rows.dtype).eps * max(float(values[-1]), 1e-300)
     lengths = np.sqrt(values[kept])
-    coordinates = (vectors[:, kept] * lengths).astype(rows.dtype)
+    if n < d:
+        coordinates, back = (vectors[:, kept] * lengths).astype(rows.dtype), rows.T @ (vectors[:, kept] / lengths).astype(rows.dtype)
+    else:
+        back = vectors[:, kept].astype(rows.dtype)
+        coordinates = rows @ back
     found = _minimised(coordinates, targets, penalty, exclusive, RowBasis(np.zeros((0, 0)), values[kept] / n), goal)
-    back = rows.T @ (vectors[:, kept] / lengths).astype(rows.dtype)
     return SoftmaxFit(back @ found.coefficients.astype(rows.dtype), found.intercepts, found.steps, found.decrement, found.converged)
 
 
