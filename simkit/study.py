@@ -111,6 +111,7 @@ class Study:
         out: output folder.
         text: the study file as it was read ("" for a study made in Python).
         networks: source -> the network that was trained on it, for measures of transferability; those of ``[finetune]`` come in addition.
+        sources_named: whether ``sources`` was given, or all data sets are taken.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Study:
     text: str = ""
     projection: Any = None
     networks: Mapping[str, NetworkSpec] = field(default_factory=dict)
+    sources_named: bool = True
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -249,7 +251,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
         device=top.device, protocol=protocol,
         transfer=_absolute(top.transfer, base), correlate=correlate, store=_absolute(top.store, base),
         out=_absolute(top.out, base) or base / "results" / re.sub(r"[^\w.-]+", "-", name), text=text,
-        projection=projection, networks=networks,
+        projection=projection, networks=networks, sources_named=bool(top.sources),
     )
 
 

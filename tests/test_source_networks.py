@@ -113,6 +113,16 @@ def test_a_source_without_a_network_is_named_and_the_others_are_scored(tmp_path:
     assert results.incomplete == ("logme far -> goal: logme needs the network that was trained on far, and none is given",)
 
 
+def test_a_target_that_is_a_source_only_because_none_was_named_is_listed_and_no_failure(tmp_path: Path) -> None:
+    path = network_study(tmp_path, entries=ENTRIES, methods='["logme"]', sources="")
+    path.write_text(path.read_text().replace('targets = ["goal"]', 'targets = ["goal", "near"]'))
+    results = simkit.run(path, out=tmp_path / "out")
+    assert any(one.source == "goal" and one.implied for one in results.content.unavailable)
+    assert results.incomplete == ()
+    path.write_text(path.read_text().replace("repeats = 3", 'repeats = 3\nsources = ["goal", "far"]'))
+    assert any("goal -> near" in line for line in simkit.run(path, out=tmp_path / "named").incomplete)
+
+
 def test_the_bridge_needs_no_network(tmp_path: Path) -> None:
     results = simkit.run(network_study(tmp_path, methods='[{leep = {head = "knn"}}, {nce = {head = "logistic"}}]'), out=tmp_path / "out")
     assert {(row["source"], row["method"]) for row in results.scores.records} == {(s, m) for s in ("near", "far") for m in ("leep", "nce")}
@@ -285,12 +295,14 @@ def test_names_of_a_study_s_networks_are_sources(tmp_path: Path, capsys: pytest.
     (("--network", "a=squeezenet1_1:random", "--network", "a=resnet18:random"), "'a' is given twice"),
     (("--network-set", "image_size=32"), "no --network is given"),
     ((), "no source is named"),
+    (("--network", f"a={TINY}:random", "--method", "otdd"), "the sources are networks (a), and"),
     (("--network", "a=squeezenet9:random"), "unknown network 'squeezenet9'"),
     (("--network", "a=resnet18:IMAGENET1K_V9"), "has no weights 'IMAGENET1K_V9'"),
 ])
 def test_wrong_networks_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
     write_images(tmp_path / "goal", {"dark": 6, "light": 6})
-    assert entry(["distance", "--target", str(tmp_path / "goal"), "--method", "logme", *arguments]) == 2
+    method = () if "--method" in arguments else ("--method", "logme")
+    assert entry(["distance", "--target", str(tmp_path / "goal"), *method, *arguments]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
 
 

@@ -120,6 +120,11 @@ folder = {{path = "first/"}}                # one folder per class
 [datasets.second]
 npz = {{path = "second.npz"}}               # MedMNIST's layout
 
+# Measures of transferability (logme, leep, knn ...) look at the target through the network of each source: those that [finetune] pretrains, or
+# [networks]
+# first = {{checkpoint = {{network = "resnet18", path = "first.pth"}}}}        # trained on the data set `first`
+# imagenet = {{torchvision = {{network = "resnet18"}}, images = 1281167}}      # a source that is known by its network alone
+
 # Transfer results that you have already (source, target, fold, seed, metric, value; or source, target, replicate, performance):
 # transfer = "results.csv"
 # or let simkit measure them (`simkit finetune {name} --dry-run` tells the time that it will take):

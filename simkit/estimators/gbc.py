@@ -18,8 +18,11 @@ __all__ = ["Gbc", "class_overlaps", "class_statistics", "principal_components"]
 
 def principal_components(rows: Rows, dimensions: int) -> np.ndarray:
     """(n, k) coordinates of centred rows along their k directions of largest variance, those of no variance left out: k <= ``dimensions``."""
+    from scipy.linalg import eigh
+
     n, d = rows.features.shape
-    eigenvalues, vectors = np.linalg.eigh(rows.smaller_gram)
+    gram = rows.smaller_gram
+    eigenvalues, vectors = eigh(gram, subset_by_index=[max(0, len(gram) - dimensions), len(gram) - 1], overwrite_a=True, check_finite=False)
     kept = np.flatnonzero(eigenvalues > rank_tolerance(n, d) * max(float(eigenvalues[-1]), 0.0))[::-1][:dimensions]
     if n < d:
         return np.asarray(vectors[:, kept] * np.sqrt(eigenvalues[kept]))

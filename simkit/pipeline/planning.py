@@ -146,6 +146,10 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     if strict:
         _all_strict(datasets)
     if not any(pairs_of(study, method) for method in study.methods) and not study.pairs:
+        if study.networks:
+            named = ", ".join(method.name for method in study.methods)
+            message = f"the sources are networks ({', '.join(study.networks)}), and {named} compares two data sets"
+            raise UsageError("SK104", study.name, message, "choose a measure that looks through a network (logme, knn, leep ...), or name data sets as sources")
         raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
     store = Store(study.store)
     explicit = network_sources(study, None)
@@ -236,7 +240,9 @@ def _possible(study: Study, datasets: Mapping[str, Dataset | DatasetCard]) -> tu
             fix = 'add what is missing, leave the method out, or use methods = "all", which lists it as impossible'
             for reason in dict.fromkeys(refused.values()):
                 problems.add("SK108", f"methods: {method.name}", reason, ADD_NETWORKS if method.view == "network" else fix)
-        impossible += [Unavailable(method.name, *pair, reason) for pair, reason in refused.items()]
+        without = set(network_names(study))
+        impossible += [Unavailable(method.name, s, t, reason, method.view == "network" and not study.sources_named and s in study.targets and s not in without)
+                       for (s, t), reason in refused.items()]
         if len(refused) < len(reasons):
             methods.append(method)
     problems.raise_if_any(UsageError)

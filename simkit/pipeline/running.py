@@ -93,7 +93,7 @@ class Results:
     def incomplete(self) -> tuple[str, ...]:
         """What was skipped or failed although it was asked for, in words; empty when nothing was."""
         lines = [f"{s.dataset}: {s.key} skipped: {s.reason}" for s in self.content.skipped]
-        lines += [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in self.content.unavailable if u.method in self.asked]
+        lines += [f"{u.method} {u.source} -> {u.target}: {u.reason}" for u in self.content.unavailable if u.method in self.asked and not u.implied]
         return (*lines, *self.failed)
 
     @property

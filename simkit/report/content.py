@@ -44,12 +44,16 @@ class MethodInfo:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A number that was asked for and could not be computed, and why. Source or target is "" when it holds for all of them."""
+    """A number that was asked for and could not be computed, and why. Source or target is "" when it holds for all of them.
+
+    ``implied``: nobody asked for it by name (a target that is a source only because none was named): it is listed, and no reason for another exit status.
+    """
 
     method: str
     source: str
     target: str
     reason: str
+    implied: bool = False
 
 
 @dataclass(frozen=True, eq=False)
