@@ -137,6 +137,7 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     from simkit.device import describe_device, resolve_device
 
     device = resolve_device(study.device, where="device")
+    _check_pairs(study)
     if any(m.view == "embedding" for m in study.methods):
         study.extractor.check()
     used = [name for name in study.datasets if name in {*study.sources, *study.targets}]
@@ -145,12 +146,6 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
         datasets[unrelated.name] = unrelated.load(study.base)
     if strict:
         _all_strict(datasets)
-    if not any(pairs_of(study, method) for method in study.methods) and not study.pairs:
-        if study.networks:
-            named = ", ".join(method.name for method in study.methods)
-            message = f"the sources are networks ({', '.join(study.networks)}), and {named} compares two data sets"
-            raise UsageError("SK104", study.name, message, "choose a measure that looks through a network (logme, knn, leep ...), or name data sets as sources")
-        raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
     store = Store(study.store)
     explicit = network_sources(study, None)
     if any(method.view == "network" or method.reads_source_card for method in study.methods):
@@ -178,6 +173,16 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
     if study.protocol is not None and transfer is not None:
         steps.append(Step("finetune", study.protocol.network, len(transfer.runs), len(transfer.done), "runs", transfer.seconds))
     return replace(made, steps=tuple(steps))
+
+
+def _check_pairs(study: Study) -> None:
+    """Refuses a study without a pair to score."""
+    if not any(pairs_of(study, method) for method in study.methods) and not study.pairs:
+        if study.networks:
+            named = ", ".join(method.name for method in study.methods)
+            message = f"the sources are networks ({', '.join(study.networks)}), and {named} compares two data sets"
+            raise UsageError("SK104", study.name, message, "choose a measure that looks through a network (logme, knn, leep ...), or name data sets as sources")
+        raise UsageError("SK104", study.name, "there is no source-target pair besides self pairs", "name sources that differ from the targets")
 
 
 def _measured(study: Study) -> TransferTable | None:
