@@ -41,3 +41,20 @@ def digits() -> dict[str, tuple[Labelled, Labelled]]:
         "halves": (a, b), "relabelled": (a, (a[0], (a[1] + 3) % 10)), "inverted": (a, (1 - b[0], b[1])),
         "disjoint": ((a[0][low], a[1][low]), (b[0][high], b[1][high])),
     }
+
+
+@pytest.fixture(scope="session")
+def raw64() -> Labelled:
+    """scikit-learn's digits divided by 16, (1797, 64) float64: the first case of the reference values of transferability."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return x / 16, y
+
+
+@pytest.fixture(scope="session")
+def few(raw64: Labelled) -> Labelled:
+    """The first four digits of each class, 40 images: fewer than features."""
+    x, y = raw64
+    rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(10)]))
+    return x[rows], y[rows]

@@ -17,19 +17,6 @@ from simkit.estimators.seen import Seen
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
-
-
-def first_four(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(10)]))
-    return x[rows], y[rows]
-
-
 def clouds(n: int, d: int, classes: int = 3, seed: int = 0, gap: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % classes)
@@ -52,12 +39,12 @@ def written_out(features: np.ndarray, labels: np.ndarray, *, shrinkage: bool) ->
     return float(np.trace(np.linalg.inv(fitted.covariance_) @ between) * (1.0 - fitted.shrinkage_))
 
 
-def test_reference_values(digits: tuple[np.ndarray, np.ndarray]) -> None:
-    """Section 7 of the specification: tllib's values (transformer-ranker's are the same to 3e-8)."""
-    assert value(*digits, shrinkage=True) == pytest.approx(5.851433, abs=1e-6)
-    assert value(*first_four(*digits), shrinkage=True) == pytest.approx(7.2436558, abs=1e-6)
-    assert value(*digits, shrinkage=False) == pytest.approx(5.9179093, abs=1e-6)
-    assert value(*first_four(*digits), shrinkage=False) == pytest.approx(9.0, abs=1e-12)
+def test_reference_values(raw64: tuple[np.ndarray, np.ndarray], few: tuple[np.ndarray, np.ndarray]) -> None:
+    """tllib's values (transformer-ranker's are the same to 3e-8)."""
+    assert value(*raw64, shrinkage=True) == pytest.approx(5.851433, abs=1e-6)
+    assert value(*few, shrinkage=True) == pytest.approx(7.2436558, abs=1e-6)
+    assert value(*raw64, shrinkage=False) == pytest.approx(5.9179093, abs=1e-6)
+    assert value(*few, shrinkage=False) == pytest.approx(9.0, abs=1e-12)
 
 
 def test_iris_as_in_the_authors_code() -> None:

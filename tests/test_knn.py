@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -18,19 +17,6 @@ from simkit.estimators.checks import check_estimator
 from simkit.estimators.knn import Knn, class_credit, nearest_rows, one_against_rest, votes
 
 Labelled = tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def raw64() -> Labelled:
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
-
-
-@pytest.fixture(scope="module")
-def few(raw64: Labelled) -> Labelled:
-    x, y = raw64
-    rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(10)]))
-    return x[rows], y[rows]
 
 
 def score(x: np.ndarray, y: np.ndarray, *, groups: list[str] | None = None, **options: object) -> Score:

@@ -33,14 +33,6 @@ def nce(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return negative_conditional_entropy(answered_joint(probabilities, labels)[0])
 
 
-@pytest.fixture(scope="module")
-def raw64() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
-
-
 def head(what: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if what == "onehot":
         return np.eye(10)[y]

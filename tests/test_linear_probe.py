@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
@@ -25,19 +24,6 @@ from simkit.estimators.seen import Seen
 from simkit.estimators.softmax_regression import fit_softmax, row_basis
 
 Labelled = tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def raw64() -> Labelled:
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
-
-
-@pytest.fixture(scope="module")
-def few(raw64: Labelled) -> Labelled:
-    x, y = raw64
-    rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(10)]))
-    return x[rows], y[rows]
 
 
 def clouds(n: int = 80, d: int = 5, classes: int = 3, seed: int = 0) -> Labelled:

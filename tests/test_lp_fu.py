@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier, NeighborhoodComponentsAnalysis
 
 from simkit.errors import DataError, NotEnoughData, SimkitError, UsageError
@@ -25,12 +24,6 @@ from simkit.estimators.seen import Seen
 from simkit.estimators.stratified_folds import stratified_folds
 
 PUBLISHED = Lp(validation="resubstitution")
-
-
-@pytest.fixture(scope="module")
-def raw64() -> tuple[np.ndarray, np.ndarray]:
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
 
 
 def clouds(n: int = 90, d: int = 6, classes: int = 3, seed: int = 0, gap: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +45,7 @@ def test_every_promise_is_kept(measure: Any) -> None:
 
 
 def test_published_value_on_digits(raw64: tuple[np.ndarray, np.ndarray]) -> None:
-    """Section 7 of the reference values: LP .99577073 by the authors' code."""
+    """LP of the digits: .99577073 by the authors' code."""
     x, y = raw64
     space, _, iterations = learned_space(x, y, x[:1], 50)
     assert neighbour_probabilities(space, y, space, y, 5).mean() == pytest.approx(0.99577073, abs=1e-8)

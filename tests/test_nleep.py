@@ -20,14 +20,6 @@ RNG = rng_for("nleep")
 
 
 @pytest.fixture(scope="module")
-def raw64() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
-
-
-@pytest.fixture(scope="module")
 def clusters() -> tuple[np.ndarray, np.ndarray]:
     """240 images of three classes that overlap."""
     rng = np.random.default_rng(5)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -19,19 +18,6 @@ from simkit.estimators.parc import Parc, label_rank_correlation, principal_compo
 from simkit.estimators.seen import Seen
 
 Labelled = tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def raw64() -> Labelled:
-    x, y = load_digits(return_X_y=True)
-    return x / 16, y
-
-
-@pytest.fixture(scope="module")
-def few(raw64: Labelled) -> Labelled:
-    x, y = raw64
-    rows = np.sort(np.concatenate([np.flatnonzero(y == c)[:4] for c in range(10)]))
-    return x[rows], y[rows]
 
 
 def clouds(n: int = 60, d: int = 6, classes: int = 3, seed: int = 0) -> Labelled:
