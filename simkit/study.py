@@ -356,8 +356,8 @@ def _methods(value: Any, where: str, base: Path, problems: Problems) -> tuple[tu
 
 
 def all_methods() -> list[Any]:
-    """Every registered measure whose options all have defaults (one that needs a file must be named with it); bounds of other measures and the random
-    order are left out.
+    """Every registered measure whose options all have defaults (one that needs a file must be named with it); bounds of other measures, the random
+    order, and measures that take minutes a pair (task2vec, lp, lp-fu) are left out.
     """
     made = []
     for name in ESTIMATORS.names():

@@ -134,6 +134,7 @@ class Lp(NetworkEstimator):
     """
 
     name = "lp"
+    only_by_name = True  # a space is learnt for each fold of each half-sample and shuffle
     bounds = (0.0, 1.0)
     unit = "probability of the true class (share of the nearest neighbours)"
     citation = ("Juodelyte et al. 2024, On dataset transferability in medical image classification (arXiv 2412.20172), section 3 (and its code: 5 neighbours, "

@@ -108,6 +108,7 @@ class Task2Vec(TaskEstimator):
     seed: int = option(0, "of the choice of images, the halves, drawn labels and untrained weights", minimum=0)
 
     name = "task2vec"
+    only_by_name = True  # it takes minutes a data set, and the weights of its probe
     bounds = (0.0, 1.0)
     size_biased = True
     unit = "cosine distance of task embeddings"
