@@ -170,3 +170,16 @@ def test_a_step_that_does_not_fit_is_taken_in_parts(tmp_path: Path) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert not result.failures
     assert any("out of memory: each step of 128 images is now taken in" in line for line in lines)
+
+
+def test_what_networks_see_and_task_embeddings_agree_with_the_cpu(tmp_path: Path) -> None:
+    goal = simkit.load(write_images(tmp_path / "goal", {"a": 20, "b": 20}, size=64))
+    other = simkit.load(write_images(tmp_path / "other", {"a": 20, "b": 20}, size=64, shift=40))
+    networks = {"one": {"random": {"network": "resnet18", "image_size": 64}}, "two": {"random": {"network": "resnet18", "image_size": 64, "seed": 1}}}
+    task = {"task2vec": {"network": "squeezenet1_1", "weights": "random", "image_size": 64}}
+    tables = [simkit.distance([other], [goal], ["logme", "leep", "hscore", "knn", "fu", task], networks=networks, repeats=0, device=device,
+                              store=tmp_path / device) for device in ("cpu", "cuda")]
+    cpu, gpu = ({(r["source"], r["method"]): r["value"] for r in table.records} for table in tables)
+    assert set(cpu) == {(s, m) for s in networks for m in ("logme", "leep", "hscore", "knn", "fu")} | {("other", "task2vec")}
+    for key, value in cpu.items():
+        assert gpu[key] == pytest.approx(value, rel=0.02, abs=0.02), key

@@ -391,7 +391,8 @@ class _Probe:
             go_on()
             rows = range(done, min(done + self.size, self.n))
             try:
-                out.append(work(rows))
+                with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+                    out.append(work(rows))
             except torch.OutOfMemoryError as error:
                 if len(rows) == 1:
                     message = f"the device has no memory for one image ({str(error).splitlines()[0]})"
