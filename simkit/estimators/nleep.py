@@ -76,10 +76,11 @@ def mixture(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     go_on()
     model = GaussianMixture(components, covariance_type=covariance, random_state=seed, n_init=starts, max_iter=iterations)
-    with warnings.catch_warnings():
+    with threadpool_limits(limits=1, user_api="openmp"), warnings.catch_warnings():  # BLAS inside scikit-learn's own threads may hang (OpenBLAS says)
         warnings.simplefilter("ignore", ConvergenceWarning)  # read from the result instead; k-means warns where rows repeat
         try:
             responsibilities = model.fit(rows).predict_proba(rows)
