@@ -394,10 +394,12 @@ def test_a_damaged_task_embedding_is_made_again(tmp_path: Path) -> None:
     path = network_study(tmp_path, methods=TASK)
     store = tmp_path / "store"
     first = simkit.run(path, out=tmp_path / "out", store=store).scores.records
+    assert entry(["store", "verify", "--store", str(store)]) == 0
     for file in (store / "task").rglob("*.safetensors"):
         data = bytearray(file.read_bytes())
         data[-3] ^= 0x55
         file.write_bytes(bytes(data))
+    assert entry(["store", "verify", "--store", str(store)]) == 6
     for file in (store / "score").rglob("*.json"):
         file.unlink()
     assert simkit.run(path, out=tmp_path / "out", store=store).scores.records == first

@@ -95,7 +95,7 @@ def _verify_file(path: Path, kind: str) -> None:
             check_schema(path, content.get("schema"))
             if content["sha256"] != value_digest(content.get("value")):
                 raise damaged(path, "its digest does not match its content")
-    elif (kind, path.suffix) in (("pixels", ".npy"), ("finetune", ".parquet"), ("claims", ".lock")):
+    elif (kind, path.suffix) in (("pixels", ".npy"), ("task", ".safetensors"), ("finetune", ".parquet"), ("claims", ".lock")):
         _verify_beside(path, kind)
     elif path.suffix != ".safetensors" or (kind == "embeddings" and not SHARD_NAME.fullmatch(path.name)):
         raise damaged(path, "is not a file that simkit writes")
@@ -112,8 +112,10 @@ def _verify_file(path: Path, kind: str) -> None:
 
 
 def _verify_beside(path: Path, kind: str) -> None:
-    """Files with a form of their own: decoded images, whose digest is in their record, and predictions, which hold theirs; claims are passing marks."""
-    if kind == "pixels":
+    """Files with a form of their own: decoded images and task embeddings, whose digest is in their record, and predictions, which hold theirs; claims are
+    passing marks.
+    """
+    if kind in ("pixels", "task"):
         beside = path.with_suffix(".json")
         if not beside.is_file():
             raise damaged(path, "has no record beside it that tells its digest")
