@@ -339,3 +339,14 @@ def test_target_images_that_the_source_holds_are_counted(raw64: tuple[np.ndarray
     score = compare(Leep(head="knn"), (x[:200], y[:200]), (np.concatenate([z[:100], x[:7]]), np.concatenate([w[:100], y[:7]])))
     assert "7 of 107 target images are in the source: its head was fitted to them" in score.flags
     assert score.detail["shared_images"] == 7
+
+
+def test_a_head_looks_once_for_all_shuffles(raw64: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.estimators import fitted_head
+
+    (x, y), (z, w) = halves(raw64)
+    made: list[int] = []
+    real = fitted_head.neighbour_probabilities
+    monkeypatch.setattr(fitted_head, "neighbour_probabilities", lambda *given: made.append(1) or real(*given))
+    compare(Leep(head="knn"), (x[:300], y[:300]), (z[:200], w[:200]), repeats=4)
+    assert len(made) == 1 + 4, "the whole, and four half-samples"

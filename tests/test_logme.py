@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from simkit.errors import DataError, NotEnoughData
-from simkit.estimators.assessment import seen_of, transferability
+from simkit.estimators.assessment import assessed, seen_of, transferability
 from simkit.estimators.base import Score
 from simkit.estimators.checks import check_estimator
+from simkit.estimators.comparison import Sampling
 from simkit.estimators.decomposition import Rows, Spectrum, spectrum
+from simkit.estimators.examples import example_cards
 from simkit.estimators.logme import LogMe, maximum_evidence
 from simkit.estimators.seen import Seen
 
@@ -298,3 +301,24 @@ def test_promises(task: str) -> None:
     else:
         features, labels = clouds(60, 5)
         assert LogMe("regression").assess(Seen(features, labels, ("0", "1", "2")), RNG).converged
+
+
+def test_numbers_that_each_image_has_alone_are_a_regression_and_no_classes() -> None:
+    """Ages as class names, all different: refused as classes, predicted as numbers, with interval and floor."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(40, 4))
+    ages = np.round(50 + 10 * features[:, 0] + rng.normal(size=40), 3)
+    names, labels = np.unique(ages, return_inverse=True)
+    seen = Seen(features, labels, tuple(str(name) for name in names), target="clinic")
+    score = assessed(LogMe("regression"), seen, Sampling(0, 5))
+    assert score.value == pytest.approx(regression(features, ages).value, abs=1e-12)
+    assert score.interval is not None
+    assert score.floor is not None
+    assert not [flag for flag in score.flags if "class" in flag]
+    with pytest.raises(DataError, match=r"40 classes for 40 images"):
+        assessed(LogMe(), seen, Sampling(0, 0))
+    with pytest.raises(DataError, match=r"class 'old' of clinic is none"):
+        assessed(LogMe("regression"), Seen(features, labels % 2, ("50", "old"), target="clinic"), Sampling(0, 0))
+    card = replace(example_cards().target, class_counts={str(name): 1 for name in names})
+    assert LogMe("regression").missing(card, "target") == ""
+    assert "classes for 40 images" in LogMe().missing(card, "target")

@@ -79,8 +79,9 @@ def assessed_all(measure: NetworkEstimator, seen: Sequence[Seen], sampling: Samp
     whole: list[Seen | SimkitError] = []
     for one in seen:
         try:
-            check_seen(measure, one)
-            whole.append(one.ordered)
+            view = measure.viewed(one)
+            check_seen(measure, view)
+            whole.append(view.ordered)
         except SimkitError as error:
             whole.append(error)
     good = [one for one in whole if isinstance(one, Seen)]

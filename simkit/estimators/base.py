@@ -240,6 +240,10 @@ class NetworkEstimator(Estimator):
             return f"{self.name} needs at least two images of each class; {known.name} has one of '{single[0]}'{more} ({fix})"
         return ""
 
+    def viewed(self, seen: Seen) -> Seen:
+        """The view as the measure takes it, before labels are checked; by default as it is."""
+        return seen
+
     def unsound(self, images: int, features: int, classes: int) -> str:
         """Why half-samples of so many images say nothing about the spread of the value, in words; "" where they do."""
         return ""

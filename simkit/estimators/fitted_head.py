@@ -119,6 +119,7 @@ class HeadRows:
         classes: number of classes.
         digests: of each row.
         units: what tells independent images apart (see ``Seen.units``).
+        last: measure -> the last source whose head looked at these images, and what it gave; copies with other labels share it.
     """
 
     name: str
@@ -127,6 +128,7 @@ class HeadRows:
     classes: int
     digests: np.ndarray
     units: np.ndarray
+    last: dict[Any, Any] = field(default_factory=dict, repr=False)
     _fitted: dict[float, LogisticHead] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=Lock, repr=False)
 
@@ -208,15 +210,7 @@ class HeadEstimator(NetworkEstimator):
         Raises:
             NotEnoughData: more neighbours than source images (SK501).
         """
-        converged, fitted = True, dict[str, Any]()
-        if self.head == "knn":
-            if self.neighbours is not None and self.neighbours > len(source):
-                message = f"{self.neighbours} neighbours of {len(source)} images of '{source.name}'"
-                raise NotEnoughData("SK501", self.name, message, f"set neighbours to at most {len(source)}, or leave it out (the root of the number)")
-            probabilities, fitted["neighbours"] = neighbour_probabilities(source.features, source.labels, target.features, self.neighbours)
-        else:
-            head = source.logistic(self.penalty)
-            probabilities, converged, fitted["penalty"] = logistic_probabilities(head, target.features), head.converged, self.penalty
+        probabilities, converged, fitted = self._given(source, target)
         score = self.score_of(probabilities, target.labels, target=target.name)
         detail = {**score.detail, "n": (len(source), len(target)), "classes": (source.classes, target.classes), "d": int(source.features.shape[1]),
                   "head": self.head, **fitted}
@@ -226,3 +220,22 @@ class HeadEstimator(NetworkEstimator):
             detail["shared_images"] = shared
             flags = (*flags, f"{shared} of {len(target)} target images are in the source: its head was fitted to them")
         return Score(score.value, converged, detail, flags=flags)
+
+    def _given(self, source: HeadRows, target: HeadRows) -> tuple[np.ndarray, bool, dict[str, Any]]:
+        """Probabilities of the target's images, whether the head converged, and what was fitted; kept for the last source, for shuffled labels to share."""
+        last = target.last.get(self)
+        if last is None or last[0] is not source:
+            target.last[self] = last = (source, *self._made(source, target))
+        return last[1], last[2], last[3]
+
+    def _made(self, source: HeadRows, target: HeadRows) -> tuple[np.ndarray, bool, dict[str, Any]]:
+        converged, fitted = True, dict[str, Any]()
+        if self.head == "knn":
+            if self.neighbours is not None and self.neighbours > len(source):
+                message = f"{self.neighbours} neighbours of {len(source)} images of '{source.name}'"
+                raise NotEnoughData("SK501", self.name, message, f"set neighbours to at most {len(source)}, or leave it out (the root of the number)")
+            probabilities, fitted["neighbours"] = neighbour_probabilities(source.features, source.labels, target.features, self.neighbours)
+        else:
+            head = source.logistic(self.penalty)
+            probabilities, converged, fitted["penalty"] = logistic_probabilities(head, target.features), head.converged, self.penalty
+        return probabilities, converged, fitted

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from simkit.errors import DataError, NotEnoughData
-from simkit.estimators.base import NetworkEstimator, Score
+from simkit.estimators.base import Estimator, Known, NetworkEstimator, Score
 from simkit.estimators.decomposition import EXTREME, Rows, Spectrum, basis, class_counts
 from simkit.estimators.seen import Seen
 from simkit.registry import option
@@ -168,6 +168,20 @@ class LogMe(NetworkEstimator):
                 "You et al. 2022 (arXiv 2110.10545); MacKay 1992, Bayesian interpolation, eq. 5.5")
 
     task: Literal["classification", "regression"] = option("classification", "whether labels are classes, or numbers to be predicted")
+
+    def missing(self, known: Known, role: Literal["source", "target"]) -> str:
+        """As for every measure; numbers that are predicted need not repeat as classes must."""
+        return Estimator.missing(self, known, role) if self.task == "regression" else super().missing(known, role)
+
+    def viewed(self, seen: Seen) -> Seen:
+        """A regression takes class names as numbers before anything looks at classes.
+
+        Raises:
+            DataError: a class whose name is no number.
+        """
+        if self.task != "regression" or seen.labels is None:
+            return seen
+        return replace(seen, labels=None, classes=(), values=_numbers(seen))
 
     def assess(self, seen: Seen, rng: np.random.Generator) -> Score:
         """Mean over classes (columns) of the maximum log evidence, over n; ``rng`` is not used.

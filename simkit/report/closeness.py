@@ -11,8 +11,10 @@ from simkit.report.content import Content, MethodInfo
 __all__ = ["AT_CHANCE", "AT_FLOOR", "REMEDY", "Closeness", "closeness", "closeness_answer"]
 
 AT_FLOOR = "not distinguishable from the target"
-AT_CHANCE = "not above what shuffled labels give"
 """The flag of a score that is no further from the target than a second sample of the target would be."""
+
+AT_CHANCE = "not above what shuffled labels give"
+"""The flag of a score of transferability that shuffled labels reach as well."""
 
 REMEDY = 'To find out, give the study a table [finetune], or measured performances with transfer = "FILE".'
 
