@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -101,6 +101,8 @@ class Estimator:
         bound_of: the measure of which this one is a bound; "all" leaves bounds out, which say nothing new and add to the tests that are adjusted for.
         only_by_name: whether "all" leaves the measure out for another reason.
         unit: of the value, in words.
+        formula: of the value, one line of plain text with the symbols of the docstring.
+        hazards: what can make the number misleading, and what to do about it; short sentences.
         citation: source with equation number.
         version: raised with every change that moves a number.
     """
@@ -121,6 +123,8 @@ class Estimator:
     bound_of = ""
     only_by_name = False
     unit = ""
+    formula = ""
+    hazards: ClassVar[tuple[str, ...]] = ()
     citation = ""
     version = 1
 

@@ -13,6 +13,8 @@ from simkit.tables import ScoreTable, TransferTable
 
 if TYPE_CHECKING:
     from simkit.correlation import Correlation, RankedSource
+    from simkit.correlation.recommendation import Recommendation
+    from simkit.leakage.pairs import Leakage
 
 __all__ = ["Content", "MethodInfo", "Unavailable"]
 
@@ -78,6 +80,9 @@ class Content:
         provenance: versions, seed, study text, recipes, hardware: what it takes to do it again.
         score_bars: what the intervals of scores are, as captions say it.
         performance_bars: what the intervals of performances are, as captions say it.
+        recommendations: per target without transfers, which source past transfers on other targets speak for; only where there are such.
+        leakage: copies of images of a target that a source holds, or that both sides of a split hold.
+        work: what took how long: rows of stage, item, count, unit and seconds, over all runs that filled this folder. The only times of a report.
     """
 
     study: str
@@ -97,3 +102,6 @@ class Content:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     score_bars: str = "95 % intervals"
     performance_bars: str = "95 % intervals"
+    recommendations: Mapping[str, Recommendation] = field(default_factory=dict)
+    leakage: tuple[Leakage, ...] = ()
+    work: tuple[Mapping[str, Any], ...] = ()

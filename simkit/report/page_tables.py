@@ -34,7 +34,7 @@ from simkit.tables import csv_text
 if TYPE_CHECKING:
     from simkit.correlation import TargetResult
 
-__all__ = ["PageCell", "PageTable", "answer_tables", "page_tables"]
+__all__ = ["PageCell", "PageTable", "answer_tables", "make_table", "page_tables"]
 
 INTERVALS = "95 % intervals allow for the training images that folds share (Nadeau and Bengio 2003)"
 
@@ -83,7 +83,8 @@ def _number(value: float | None, digits: int | None = None) -> PageCell:
     return PageCell(number(value) if digits is None else f"{value:.{digits}f}", float(value))
 
 
-def _table(name: str, caption: str, columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[PageCell]], csv: str) -> PageTable:
+def make_table(name: str, caption: str, columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[PageCell]], csv: str) -> PageTable:
+    """A table whose columns are given as (heading, whether they hold numbers)."""
     return PageTable(name, caption, tuple(c for c, _ in columns), tuple(n for _, n in columns), tuple(tuple(row) for row in rows), csv)
 
 
@@ -113,7 +114,7 @@ def _closeness_table(content: Content, name: str, target: str) -> PageTable | No
         return None
     head = ["target", "method", "kind", "rank", "equal", "source", "value", "lower", "upper", "flags"]
     caption = f"Sources for {target} as each measure orders them (= joins equal values); overlapping intervals do not tell sources apart"
-    return _table(f"closest-{name}", caption, columns, rows, csv_text(head, raw))
+    return make_table(f"closest-{name}", caption, columns, rows, csv_text(head, raw))
 
 
 def _ranking_table(content: Content, name: str, target: str) -> PageTable | None:
@@ -133,7 +134,7 @@ def _ranking_table(content: Content, name: str, target: str) -> PageTable | None
     head = ["target", "rank", "source", "mean", "lower", "upper", "n", "gap_to_best", "gap_lower", "gap_upper", "probability_best", "tied", "baseline",
             "remark"]
     caption = f"Sources for {target}, in order of mean {metric_in_full(content, target)} over n replicates; {INTERVALS}"
-    return _table(f"ranking-{name}", caption, columns, rows, csv_text(head, raw))
+    return make_table(f"ranking-{name}", caption, columns, rows, csv_text(head, raw))
 
 
 def cards_table(content: Content) -> PageTable:
@@ -149,7 +150,7 @@ def cards_table(content: Content) -> PageTable:
         raw.append([card.name, card.images, card.classes, ratio, card.groups or None, card.width, card.height, card.channels, card.grey_share, card.skipped,
                     list(card.tags), card.fingerprint])
     head = ["dataset", "images", "classes", "imbalance", "groups", "width", "height", "channels", "grey_share", "skipped", "tags", "fingerprint"]
-    return _table("datasets", "Data sets (imbalance: largest class over smallest; median width and height in pixels)", columns, rows, csv_text(head, raw))
+    return make_table("datasets", "Data sets (imbalance: largest class over smallest; median width and height in pixels)", columns, rows, csv_text(head, raw))
 
 
 def transfer_table(content: Content) -> PageTable | None:
@@ -163,7 +164,7 @@ def transfer_table(content: Content) -> PageTable | None:
              PageCell(c.rank_text, c.rank), _text(remark(c))] for c in cells.values()]
     csv = content.transfer.untimed.to_csv() if content.transfer else csv_text(
         ["source", "target", "mean", "lower", "upper", "n"], [[c.source, c.target, c.mean, *_ends(c.interval), c.n] for c in cells.values()])
-    return _table("transfer", f"Measured transfer: mean {metric_in_full(content)} over n replicates; {INTERVALS}", columns, rows, csv)
+    return make_table("transfer", f"Measured transfer: mean {metric_in_full(content)} over n replicates; {INTERVALS}", columns, rows, csv)
 
 
 def scores_table(content: Content) -> PageTable:
@@ -178,7 +179,7 @@ def scores_table(content: Content) -> PageTable:
                "give; ceiling: the value of pictures of noise (or of the data set that the study "
                "names); p: permutation test of equal distributions; measured at n: images a side to which both sets were cut, mean over random "
                "samples; the flags say which sources cannot be told from the target")
-    return _table("scores", caption, columns, rows, content.scores.to_csv())
+    return make_table("scores", caption, columns, rows, content.scores.to_csv())
 
 
 def _signed(value: float | None) -> PageCell:
@@ -217,7 +218,7 @@ def agreement_table(content: Content) -> PageTable | None:
     caption = (f"Agreement of similarity with transfer: {found.n_pairs} pairs, {found.n_sources} sources, {found.n_targets} targets (Holm, max-T: p adjusted "
                "for the number of measures; regret: performance lost by taking the first source; Rel@1, Rel@3: performance of the first source, or of the "
                "best among the first three, over that of the best; static: mean rank of a source in the other targets)")
-    return _table("agreement", caption, columns, rows, csv_text(head, raw))
+    return make_table("agreement", caption, columns, rows, csv_text(head, raw))
 
 
 RANGES = ("sources", "groups", "targets", "performance_replicates", "score_replicates")
@@ -249,7 +250,7 @@ def stability_table(content: Content) -> PageTable | None:
             "score_reliability"]
     caption = (f"What the mean {statistic_name(found)} rests on: its range when one thing at a time is left out, or used alone; the highest mean was found in "
                "these data, so differences to it are descriptive")
-    return _table("agreement-stability", caption, columns, rows, csv_text(head, raw))
+    return make_table("agreement-stability", caption, columns, rows, csv_text(head, raw))
 
 
 def _tied(one: TargetResult) -> PageCell:
@@ -284,7 +285,7 @@ def per_target_table(content: Content) -> PageTable | None:
             "relative_at_1", "relative_at_3", "regret", "random_regret", "static_regret", "undefined"]
     caption = ("Agreement within each target (n sources; tied pairs: share of the pairs of sources to which the measure gives the same value; regret: beside "
                "that expected of a random source and that of the static list's first)")
-    return _table("agreement-per-target", caption, columns, rows, csv_text(head, raw))
+    return make_table("agreement-per-target", caption, columns, rows, csv_text(head, raw))
 
 
 def methods_table(content: Content) -> PageTable:
@@ -297,13 +298,13 @@ def methods_table(content: Content) -> PageTable:
         raw.append([info.name, info.kind, direction, info.unit, "yes" if info.symmetric else "no", info.summary, info.options, info.citation])
     columns = [(name, False) for name in ("measure", "kind", "unit", "meaning", "options", "source")]
     head = ["method", "kind", "direction", "unit", "symmetric", "summary", "options", "citation"]
-    return _table("measures", "What each measure is", columns, rows, csv_text(head, raw))
+    return make_table("measures", "What each measure is", columns, rows, csv_text(head, raw))
 
 
 def _listed(name: str, caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> PageTable | None:
     if not rows:
         return None
-    return _table(name, caption, [(column, False) for column in columns], [[_text(cell) for cell in row] for row in rows], csv_text(columns, rows))
+    return make_table(name, caption, [(column, False) for column in columns], [[_text(cell) for cell in row] for row in rows], csv_text(columns, rows))
 
 
 def page_tables(content: Content) -> dict[str, PageTable | None]:

@@ -1,0 +1,1 @@
+"""Where images and data sets lie: projections to a plane, and how much they distort."""
