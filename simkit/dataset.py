@@ -78,6 +78,7 @@ class Dataset:
         labels: class index per image, int64 (n,), or None for an unlabelled or multi-label set.
         classes: class names; ``labels`` index into them.
         indicators: bool (n, classes) of a multi-label set, True where an image has the class; else None. Then ``labels`` is None.
+        excluded: images that were left out on purpose (``exclude``).
         groups: patient (or slide, or volume) per image, or None. Folds never split a group.
         splits: "train", "val", "test" or another word per image, or None.
         tags: keywords of the data set, for the keyword distance.
@@ -100,6 +101,7 @@ class Dataset:
     rows: np.ndarray | None = None
     skipped: tuple[Skipped, ...] = ()
     indicators: np.ndarray | None = None
+    excluded: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.keys)
@@ -223,6 +225,7 @@ class DatasetCard:
         skipped: images left out.
         multilabel: whether an image may have several classes.
         remarks: what was done to images while they were read ("first of several frames"), with the number of images.
+        excluded: images that were left out on purpose (``exclude``).
     """
 
     name: str
@@ -240,6 +243,7 @@ class DatasetCard:
     skipped: int = 0
     multilabel: bool = False
     remarks: dict[str, int] = field(default_factory=dict)
+    excluded: int = 0
 
     @property
     def classes(self) -> int:
@@ -343,6 +347,6 @@ def card_of(dataset: Dataset, facts: Iterable[tuple[int, np.ndarray | Problem, t
         groups=len(set(kept.groups)) if kept.groups else 0, channels=1 if all_grey else 3, grey_share=float(np.mean(grey)),
         height=float(height), width=float(width), tags=kept.tags, attributes=dict(kept.attributes),
         histogram=tuple(tuple(float(v) for v in row) for row in (histogram[:1] if all_grey else histogram)), skipped=len(bad),
-        multilabel=kept.indicators is not None, remarks=dict(sorted(remarks.items())),
+        multilabel=kept.indicators is not None, remarks=dict(sorted(remarks.items())), excluded=kept.excluded,
     )
     return card, kept

@@ -14,6 +14,7 @@ from simkit.dataset import NOTIONS, Dataset
 from simkit.errors import DataError, Problems, SimkitError, UsageError, nearest
 from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, OptionInfo, Registry, Spec, build_options, option, options_of, parse_spec, union_members
+from simkit.sources.exclusion import without
 from simkit.transfer import Protocol, is_path, presets, protocol_of
 
 __all__ = ["CorrelateOptions", "DatasetSpec", "NetworkSpec", "Study", "aliases", "json_schema", "network_of", "read_study", "study_from", "toml_text"]
@@ -55,16 +56,19 @@ class CorrelateOptions:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One entry of ``[datasets]``: a source with its options, keywords and answers to the questions of the questionnaire."""
+    """One entry of ``[datasets]``: a source with its options, keywords, answers to the questions of the questionnaire, and a list of images to leave out."""
 
     name: str
     source: Any
     tags: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
+    exclude: Path | None = None
 
     def load(self, base: Path) -> Dataset:
         """Reads the data set (labels and paths; images only when they are needed)."""
         dataset: Dataset = self.source.load(self.name, base)
+        if self.exclude is not None:
+            dataset = without(dataset, base / self.exclude)
         tags = tuple(dict.fromkeys((*dataset.tags, *self.tags)))
         return replace(dataset, tags=tags, attributes={**dataset.attributes, **self.attributes})
 
@@ -177,6 +181,9 @@ class _Top:
     store: Path | None = option(None, "root of the store; default: SIMKIT_STORE or the user's cache folder")
     out: Path | None = option(None, "output folder; default: results/<study> beside the file")
 
+
+_BESIDE = ("tags", "attributes", "exclude")
+"""Keys of a data set beside its source."""
 
 _SPECIAL = ("datasets", "extractor", "methods", "networks", "finetune", "correlate")
 
@@ -382,11 +389,11 @@ def _dataset(name: str, entry: Any, base: Path, where: str, problems: Problems) 
     if not isinstance(entry, Mapping):
         problems.add("SK103", where, f"{entry!r} is not a table", 'write [datasets.NAME] with a source, such as folder = {path = "images/"}')
         return None
-    keys = [key for key in entry if key not in ("tags", "attributes")]
+    keys = [key for key in entry if key not in _BESIDE]
     if len(keys) != 1:
         known = ", ".join(SOURCES.names())
         found = f"{len(keys)} sources ({', '.join(keys)})" if keys else "no source"
-        problems.add("SK103", where, f"has {found}, wanted one{nearest(keys[1], ('tags', 'attributes')) if len(keys) > 1 else ''}", f"sources: {known}")
+        problems.add("SK103", where, f"has {found}, wanted one{nearest(keys[1], _BESIDE) if len(keys) > 1 else ''}", f"sources: {known}")
         return None
     source = _component(SOURCES, {keys[0]: entry[keys[0]]}, where, base, problems)
     tags, attributes = entry.get("tags", []), entry.get("attributes", {})
@@ -401,7 +408,11 @@ def _dataset(name: str, entry: Any, base: Path, where: str, problems: Problems) 
             problems.add("SK101", f"{where}.attributes.{key}", f"unknown attribute{nearest(key, NOTIONS)}", f"attributes: {', '.join(NOTIONS)}")
         elif not isinstance(answer, str) or not answer.strip():
             problems.add("SK102", f"{where}.attributes.{key}", f"{answer!r} is not a text", f"answer in words: {NOTIONS[key]}")
-    return None if source is None else DatasetSpec(name, source, tuple(tags), dict(attributes))
+    exclude = entry.get("exclude")
+    if exclude is not None and (not isinstance(exclude, str) or not exclude.strip()):
+        problems.add("SK102", f"{where}.exclude", f"{exclude!r} is not the path of a list", 'write exclude = "exclude-NAME.csv" (a CSV with a column key)')
+        exclude = None
+    return None if source is None else DatasetSpec(name, source, tuple(tags), dict(attributes), None if exclude is None else _absolute(Path(exclude), base))
 
 
 def _networks(value: Any, base: Path, where: str, problems: Problems) -> dict[str, NetworkSpec]:
@@ -573,6 +584,7 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "properties": _json_components(SOURCES) | {
             "tags": {"type": "array", "items": {"type": "string"}, "description": "keywords of the data set"},
+            "exclude": {"type": "string", "minLength": 1, "description": "CSV (column key) of images to leave out; `simkit leakage --exclude` writes it"},
             "attributes": {"type": "object", "additionalProperties": False,
                            "properties": {key: {"type": "string", "description": text} for key, text in NOTIONS.items()}},
         },

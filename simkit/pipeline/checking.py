@@ -222,8 +222,8 @@ def _checked(read: _Read, source: str) -> Checked:
         labels_per_image=dict(sorted(Counter(map(int, kept.indicators.sum(1))).items())) if kept and kept.indicators is not None else {},
         group_sizes=Span.of(list(per_group)) if per_group else None, groups=len(per_group),
         splits=dict(Counter(kept.splits)) if kept and kept.splits else {}, pictures=_pictures(read) if read.good else None,
-        remarks=dict(sorted(read.remarks.items())), skipped=dataset.skipped, unreadable=tuple(read.unreadable), copies=tuple(_copies(read)),
-        seconds=round(read.seconds, 3),
+        remarks=dict(sorted(read.remarks.items())), skipped=dataset.skipped, excluded=dataset.excluded,
+        unreadable=tuple(read.unreadable), copies=tuple(_copies(read)), seconds=round(read.seconds, 3),
     )
     return replace(out, findings=findings_of(out, _split_groups(kept)))
 

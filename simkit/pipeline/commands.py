@@ -68,9 +68,10 @@ def resolve(
         known = f"data sets of {study.name}: {names}" + (f"; networks, as sources of measures that look through one: {networks}" if networks else "")
         raise DataError("SK201", text, message, known) from error
     merged = {**spec.options, **(options or {})}
+    exclude = merged.pop("exclude", None)
     source = SOURCES.get(spec.name)(**build_options(SOURCES.get(spec.name), merged, spec.name))
     stem = name or name_for(text)
-    return DatasetSpec(stem, source), Path.cwd()
+    return DatasetSpec(stem, source, exclude=None if exclude is None else Path(str(exclude))), Path.cwd()
 
 
 def card(data: DataLike, *, store: Store | None = None, progress: Progress | None = None, **options: Any) -> DatasetCard:

@@ -388,7 +388,8 @@ def study_config(study: Study) -> dict[str, Any]:
         return {thing.name: {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in options.items()}}
 
     datasets = {
-        name: component(spec.source) | {"tags": list(spec.tags), "attributes": dict(spec.attributes)} for name, spec in study.datasets.items()
+        name: component(spec.source) | {"tags": list(spec.tags), "attributes": dict(spec.attributes)} | ({"exclude": str(spec.exclude)} if spec.exclude else {})
+        for name, spec in study.datasets.items()
     }
     top: dict[str, Any] = {
         "study": study.name, "seed": study.seed, "repeats": study.repeats, "size_match": study.size_match,

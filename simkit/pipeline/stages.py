@@ -75,7 +75,7 @@ def stored_card(dataset: Dataset, store: Store) -> tuple[DatasetCard, Dataset] |
         skipped = [Skipped(dataset.name, dataset.keys[i], reason) for i, reason in bad.items()]
         kept = dataset.take([i for i in range(len(dataset)) if i not in bad], skipped)
     content = value["card"] | {"histogram": tuple(tuple(row) for row in value["card"]["histogram"])}
-    content |= {"name": dataset.name, "tags": dataset.tags, "attributes": dict(dataset.attributes), "skipped": len(kept.skipped)}
+    content |= {"name": dataset.name, "tags": dataset.tags, "attributes": dict(dataset.attributes), "skipped": len(kept.skipped), "excluded": kept.excluded}
     return DatasetCard(**content), kept
 
 
@@ -121,6 +121,8 @@ class Embedded:
         head = f"{self.dataset.name}: {len(self.embedding):,} images, {self.embedding.dimension:,} features"
         if self.dataset.skipped:
             head += f", {len(self.dataset.skipped):,} skipped"
+        if self.dataset.excluded:
+            head += f", {self.dataset.excluded:,} excluded"
         if not self.computed:
             return f"{head} (all found in the store)"
         rate = f"{self.computed:,} embedded in {self.seconds:.1f} s, {self.computed / max(self.seconds, 1e-9):,.0f} images/s"

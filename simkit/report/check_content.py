@@ -109,6 +109,7 @@ class Checked:
         pictures: what the images look like; None when none can be read.
         remarks: what readers did to images, with counts.
         skipped: what the source left out when it listed the data set, each with the reason.
+        excluded: images that a list of the user's left out.
         unreadable: images that cannot be decoded, each with the reason.
         copies: images that show the same.
         findings: what asks for a second look.
@@ -129,6 +130,7 @@ class Checked:
     pictures: Images | None = None
     remarks: Mapping[str, int] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    excluded: int = 0
     unreadable: tuple[Skipped, ...] = ()
     copies: tuple[Copies, ...] = ()
     findings: tuple[Finding, ...] = ()

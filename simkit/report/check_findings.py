@@ -26,7 +26,7 @@ def findings_of(checked: Checked, split_groups: Sequence[str] = ()) -> tuple[Fin
         split_groups: groups that stand in more than one split.
     """
     found = [*_contradictions(checked.copies), *_group_leak(split_groups), *_constant(checked), *_depths(checked), *_classes(checked), *_shapes(checked),
-             *_plain_copies(checked.copies)]
+             *_plain_copies(checked.copies), *_excluded(checked)]
     return tuple(sorted(found, key=lambda one: not one.caution))
 
 
@@ -51,6 +51,11 @@ def _group_leak(split_groups: Sequence[str]) -> Iterator[Finding]:
         stand = "stands" if len(split_groups) == 1 else "stand"
         message = f"{counted(len(split_groups), 'group')} {stand} in more than one split: what is tested was seen in training"
         yield Finding("groups in several splits", message, tuple(split_groups))
+
+
+def _excluded(checked: Checked) -> Iterator[Finding]:
+    if checked.excluded:
+        yield Finding("excluded", f"{counted(checked.excluded, 'image')} left out by its list (exclude)", (), caution=False)
 
 
 def _constant(checked: Checked) -> Iterator[Finding]:

@@ -61,7 +61,9 @@ def cards_text(cards: Sequence[DatasetCard], width: int = 80) -> str:
         rows.append([card.name, str(card.images), str(card.classes), span, str(card.groups) if card.groups else "-", f"{card.width:.0f}x{card.height:.0f}",
                      colour_text(card), str(card.skipped)])
     tags = [paragraph(f"tags of {card.name}: {', '.join(card.tags)}", width, indent="    ", first="  ") for card in cards if card.tags]
-    return "\n".join([table(columns, rows, width), *tags])
+    lists = [paragraph(f"{card.name}: {plural(card.excluded, 'image')} left out by its list (exclude)", width, indent="    ", first="  ")
+             for card in cards if card.excluded]
+    return "\n".join([table(columns, rows, width), *tags, *lists])
 
 
 def colour_text(card: DatasetCard) -> str:
