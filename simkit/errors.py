@@ -128,6 +128,8 @@ EXPLANATIONS: dict[str, str] = {
     "SK108": "The method cannot be computed in this set-up (for example, a measure that needs a network per source, with one shared extractor).",
     "SK109": "Embeddings made by different extractors (or options, or weights) lie in different spaces: no distance between them means anything.",
     "SK110": "A plug-in could not be imported. The other methods still work; the message holds the reason.",
+    "SK111": "A report does no work of its own, and something of the study is not finished. The message lists what; `simkit run` does it and finds again "
+             "what is there.",
     # 2xx: data
     "SK201": "A file or folder does not exist, or is empty, or is not of a kind that simkit reads.",
     "SK202": "A table (CSV) has a wrong shape: a missing or repeated column, or a row with too many or too few fields. Columns are never shifted "

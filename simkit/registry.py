@@ -500,5 +500,5 @@ def _measure_row(cls: Any) -> dict[str, Any]:
     higher = declared("higher_is_better")
     direction = {True: "higher is better", False: "lower is better"}.get(higher, higher)
     row = {attribute: declared(attribute) for attribute in ("kind", "view", "symmetric", "needs", "needs_of_source", "pool_relative",
-                                                            "size_biased", "unit", "bounds", "citation", "version")}
+                                                            "size_biased", "unit", "formula", "hazards", "bounds", "citation", "version")}
     return row | {"direction": direction, "permutation_test": any(info.name == "permutations" for info in options_of(cls))}

@@ -17,12 +17,17 @@ from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, OptionInfo, Registr
 from simkit.sources.exclusion import without
 from simkit.transfer import Protocol, is_path, presets, protocol_of
 
-__all__ = ["CorrelateOptions", "DatasetSpec", "NetworkSpec", "Study", "aliases", "json_schema", "network_of", "read_study", "study_from", "toml_text"]
+__all__ = [
+    "CorrelateOptions", "DatasetSpec", "Leakages", "NetworkSpec", "Study", "aliases", "json_schema", "network_of", "read_study", "study_from", "toml_text",
+]
 
 CEILING = "(ceiling: noise)"
 """Name of the synthetic unrelated data set; no data set of a user is called so."""
 
 PRESETS_HELP = "values that the other options start from; cats-scans: the set-up of arXiv 2107.05940"
+
+Leakages = Literal["near", "exact", "off"]
+"""Which copies of target images are looked for: also changed ones, those of equal bytes or pixels, none."""
 
 DEFAULT_METHODS: tuple[str, ...] = ("otdd", "frechet", "domain-classifier")
 
@@ -116,6 +121,7 @@ class Study:
         text: the study file as it was read ("" for a study made in Python).
         networks: source -> the network that was trained on it, for measures of transferability; those of ``[finetune]`` come in addition.
         sources_named: whether ``sources`` was given, or all data sets are taken.
+        leakage: which copies of target images are looked for: "near" (also changed ones), "exact", "off".
     """
 
     name: str
@@ -141,6 +147,7 @@ class Study:
     projection: Any = None
     networks: Mapping[str, NetworkSpec] = field(default_factory=dict)
     sources_named: bool = True
+    leakage: Leakages = "near"
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -174,6 +181,7 @@ class _Top:
     draws: int = option(5, "random samples of that size, over which a score is averaged", minimum=1)
     ceiling: str = option("noise", "unrelated data set scored against each target: noise, none, or the name of a data set")
     projection: str = option("", 'features are reduced to so many dimensions by "pca:64" (fitted on all sources and targets) or "random:64"; empty: not at all')
+    leakage: Leakages = option("near", "copies of target images looked for in sources and target: near (also changed ones), exact, off")
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps")
     targets: tuple[str, ...] = option((), "names of the target data sets")
     sources: tuple[str, ...] = option((), "names of the candidate sources; default: all data sets")
@@ -259,6 +267,7 @@ def study_from(content: Mapping[str, Any], *, base: Path, where: str = "study", 
         transfer=_absolute(top.transfer, base), correlate=correlate, store=_absolute(top.store, base),
         out=_absolute(top.out, base) or base / "results" / re.sub(r"[^\w.-]+", "-", name), text=text,
         projection=projection, networks=networks, sources_named=bool(top.sources),
+        leakage=top.leakage,
     )
 
 

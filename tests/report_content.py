@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from simkit.correlation import Correlation, MethodResult, TargetResult, answer, rank_sources
 from simkit.correlation.results import Influence, Range, Stability
 from simkit.dataset import DatasetCard, Skipped
+from simkit.leakage.pairs import CopyPair, Leakage
 from simkit.recipe import rng_for
 from simkit.report import Content, MethodInfo, Unavailable
+from simkit.report.cells import flags_of
 from simkit.tables import ScoreTable, TransferTable
 
 SCRIPT = "<script>alert(1)</script>"
@@ -117,6 +121,22 @@ def _target(target: str, n: int, value: float | None, names: tuple[str, ...], un
         return TargetResult(target, n, None, None, None, None, None, None, names[-1], names[-2], None, None, None, None, (), undefined)
     interval = max(-1.0, value - 0.5), min(1.0, value + 0.4)
     return TargetResult(target, n, value, interval, value * 0.8, value * 0.7, value * 0.9, 0.123, names[-1], names[-2], 0.031, 0.05, 0.95, 1.0, ())
+
+
+def leaking(full: Content) -> Content:
+    """The same with copies of images of the first target in the last source, and flags on the scores and transfers that they touch."""
+    source, target = full.sources[-2], full.targets[0]
+    pairs = tuple(CopyPair(target, f"img/{i}.png", source, f"copy/{i}{IMAGE}.png", "near" if i else "bytes", 0.98, "mirrored" if i else "", ("hash",))
+                  for i in range(3))
+    found = Leakage(target, source, 240, 255, pairs)
+    flag = f"leak: 3 of 240 target images have a copy in {source} (1 exact, 2 near)"
+
+    def flagged(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+        hit = {"source": source, "target": target}.items()
+        return tuple({**one, "flags": "; ".join((*flags_of(one), flag))} if hit <= one.items() else dict(one) for one in records)
+
+    return replace(full, leakage=(found,), scores=ScoreTable(flagged(full.scores.records)),
+                   transfer=None if full.transfer is None else TransferTable(flagged(full.transfer.records)))
 
 
 def partial(full: Content) -> Content:

@@ -28,12 +28,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("simkit.cli.work:finetune", "Pretrain on each source, fine-tune on each target, score by AUC."),
     "correlate": ("simkit.cli.statistics:correlate", "Does similarity predict transfer? Correlate scores with performance."),
     "recommend": ("simkit.cli.recommendation:recommend", "Which source for a target without transfers? Rank them by scores and past transfers."),
+    "report": ("simkit.cli.reporting:report", "Make the page and figures of a study, or of tables, from what is there."),
+    "map": ("simkit.cli.maps:map_", "Where images and data sets lie: UMAP, PCA, t-SNE, MDS; with its own distortion."),
+    "leakage": ("simkit.cli.leakage:leakage", "Find images of the target in the source, or on both sides of a split."),
+    "explain": ("simkit.cli.explanation:explain", "Why is a source near to a target, or far? Or: explain an error code such as SK203."),
     "list": ("simkit.cli.inspection:list_", "List sources, extractors and methods, or show one with its options."),
     "init": ("simkit.cli.inspection:init", "Write a commented study file to start from."),
     "schema": ("simkit.cli.inspection:schema", "Print the JSON Schema of the study file, for editors."),
     "store": ("simkit.cli.store:store", "Look at, check and clean the store of finished work."),
     "doctor": ("simkit.cli.inspection:doctor", "Check packages, device and store."),
-    "explain": ("simkit.cli.inspection:explain", "Explain an error code such as SK203."),
 }
 
 REPLACED = {"cache": "simkit store list, show, verify or prune"}

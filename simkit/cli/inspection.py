@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,13 @@ def _detail(one: dict[str, Any]) -> str:
         return f"{one['component']} {one['name']} (from {one['origin']})\n\nBROKEN: {one['broken']}"
     lines = [f"{one['component']} {one['name']} (from {one['origin']})", "", *textwrap.wrap(str(one["summary"]), width()), ""]
     facts = ("kind", "view", "direction", "symmetric", "needs", "unit", "bounds", "citation")
+    lines += _measure_formula(one) if one["component"] == "method" else []
     lines += [f"  {key:<10} {_plain(one[key])}" for key in facts if one.get(key) not in (None, "", [], ())]
     if one.get("size_biased") is True and one.get("view") == "embedding":
         lines.append("  sizes      the value depends on the sample sizes: pairs are measured at one common size (--size-match)")
     if one.get("permutation_test"):
         lines.append("  p          of a permutation test (option permutations)")
+    lines += _measure_hazards(one) if one["component"] == "method" else []
     lines += ["", "options" if one["options"] else "no options"]
     for info in sorted(one["options"], key=lambda info: not info["required"]):
         default = "required" if info["required"] else f"default {_plain(info['default'])}"
@@ -76,6 +79,20 @@ def _detail(one: dict[str, Any]) -> str:
         if info.get("help"):
             lines += textwrap.wrap(str(info["help"]), width(), initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+def _measure_formula(one: dict[str, Any]) -> list[str]:
+    """A measure's formula, a line for each part, unwrapped so that it can be copied; no line where it states none."""
+    formula = str(getattr(ESTIMATORS.get(one["name"]), "formula", ""))
+    parts = re.split(r"(?<=[,;])  ", formula) if formula else []
+    return [f"  {'' if place else 'formula':<10} {part}" for place, part in enumerate(parts)]
+
+
+def _measure_hazards(one: dict[str, Any]) -> list[str]:
+    """What can make a measure's number misleading, one item a sentence or two; no line where it states nothing."""
+    hazards = getattr(ESTIMATORS.get(one["name"]), "hazards", ())
+    items = [line for hazard in hazards for line in textwrap.wrap(str(hazard), width(), initial_indent="  - ", subsequent_indent="    ")]
+    return ["", "hazards", *items] if items else []
 
 
 def _plain(value: Any) -> str:

@@ -17,7 +17,10 @@ from simkit.files import check_writable, json_text, write_text
 from simkit.pipeline.progress import Progress
 from simkit.registry import Text
 
-__all__ = ["Output", "check_outputs", "data_options", "device_options", "output_options", "performance_of", "settings", "split", "table_options"]
+__all__ = [
+    "Output", "check_outputs", "data_options", "device_options", "figure_options", "output_options", "performance_of", "settings",
+    "split", "table_options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -209,6 +212,15 @@ class BatchSize(click.ParamType[int | None]):
         if not (isinstance(value, int) or str(value).isdigit()) or int(value) < 1:
             self.fail(f"'{value}' is neither auto nor a number of images of at least 1", param, ctx)
         return int(value)
+
+
+def figure_options(command: F) -> F:
+    """--figure-size, --dpi, --no-thumbnails."""
+    command = click.option("--no-thumbnails", "thumbnails", is_flag=True, default=True, flag_value=False,
+                           help="Show no images on the page: no picture leaves the data.")(command)
+    command = click.option("--dpi", type=click.IntRange(50, 1200), default=300, show_default=True, help="Of the PNG figures.")(command)
+    return click.option("--figure-size", type=click.Choice(["page", "single", "double"]), default="page", show_default=True,
+                        help="Of the figures in files: as on the page, or the width of one (89 mm) or two (183 mm) columns of a journal.")(command)
 
 
 def data_options(command: F) -> F:

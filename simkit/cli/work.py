@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from simkit.cli.output import Output, check_outputs, data_options, device_options, output_options, settings, width
+from simkit.cli.output import Output, check_outputs, data_options, device_options, figure_options, output_options, settings, width
 from simkit.errors import UsageError
 
 cluster_option = click.option(
@@ -24,11 +24,13 @@ cluster_option = click.option(
 @click.option("--jobs", type=click.IntRange(0), default=0, show_default=True, help="Fine-tuning runs at a time; 0: one a core (one on a GPU).")
 @cluster_option
 @click.option("--device", default=None, help="auto, cpu, cuda, cuda:1 or mps, instead of the study's.")
+@figure_options
 @device_options
 @output_options
 def run(
     study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, cluster: str | None, device: str | None,
-    batch_size: int | None, workers: int | None, backend: str, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
+    figure_size: Literal["page", "single", "double"], dpi: int, thumbnails: bool, batch_size: int | None,
+    workers: int | None, backend: str, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Run the study in the TOML file STUDY: embed, distance, finetune, correlate, report.
 
@@ -51,7 +53,7 @@ def run(
         output.result(planned.text(), planned.as_dict(), [f"{s.stage} {s.item}" for s in planned.steps if s.todo])
         return 0
     results = run_study(made, out=out, store=store, overwrite=overwrite, strict=strict, batch_size=batch_size, workers=workers, backend=backend, jobs=jobs,
-                        cluster=cluster, progress=output)
+                        cluster=cluster, figure_size=figure_size, dpi=dpi, thumbnails=thumbnails, progress=output)
     from simkit.report import summary_text
 
     text = "\n".join([summary_text(results.content, width()), "", results.done_line, f"report: {results.page}"])
@@ -161,6 +163,8 @@ def _unique(names: list[str]) -> None:
 @click.option("--draws", type=click.IntRange(1), default=5, show_default=True, help="Random samples of that size, over which a score is averaged.")
 @click.option("--ceiling", default="noise", show_default=True,
               help="Unrelated data set scored as well, to read the scale: noise, none, or a data set's name; with --repeats.")
+@click.option("--leakage", type=click.Choice(["near", "exact", "off"]), default="near", show_default=True,
+              help="Copies of target images that are looked for in the sources, whose scores are flagged: near (also changed ones), exact, off.")
 @click.option("--out", type=click.Path(), default=None, help="Also write the scores to this CSV file.")
 @click.option("--study", type=click.Path(), default=None, help="Study file whose data set names may be used.")
 @device_options
@@ -168,7 +172,7 @@ def _unique(names: list[str]) -> None:
 def distance(
     sources: tuple[str, ...], targets: tuple[str, ...], methods: tuple[str, ...], pairs: tuple[str, ...], networks: tuple[str, ...],
     network_pairs: tuple[str, ...], extractor: str, extractor_pairs: tuple[str, ...], projection: str | None, device: str, seed: int, repeats: int,
-    size_match: str, draws: int, ceiling: str,
+    size_match: str, draws: int, ceiling: str, leakage: Literal["near", "exact", "off"],
     out: str | None, study: str | None, batch_size: int | None, workers: int | None, backend: str, store: str | None, strict: bool,
     json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
@@ -182,7 +186,7 @@ def distance(
     from simkit.estimators.comparison import Sampling
     from simkit.extractors.projection import projection_of
     from simkit.pipeline.commands import scored, study_of
-    from simkit.pipeline.running import method_info
+    from simkit.pipeline.contents import method_info
     from simkit.pipeline.stages import Effort
     from simkit.report import scores_text
 
@@ -195,7 +199,7 @@ def distance(
     _check_common(specs, extractor != "torchvision" or bool(extractor_pairs), projection)
     sampling = Sampling(seed, repeats, _size_match(size_match), draws)
     made = study_of(sources, list(targets), specs, extractor=chosen, study=study, sampling=sampling, ceiling=ceiling, device=device, store=store,
-                    projection=projection_of(projection, "--projection"), networks=given)
+                    projection=projection_of(projection, "--projection"), networks=given, leakage=leakage)
     table, unavailable, kept, details = scored(made, effort=Effort(batch_size, workers, backend), strict=strict, progress=output)
     if out:
         table.to_csv(out)

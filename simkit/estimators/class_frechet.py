@@ -68,6 +68,12 @@ class ClassFrechet(ClassEstimator):
 
     name = "class-frechet"
     unit = "squared feature units (FD², not its root)"
+    formula = "min_Q Σ_kl Q_kl (|m_k − m'_l|² + tr S_k + tr S'_l − 2 tr (S_k S'_l)^½)"
+    hazards = (
+        "Classes with fewer images than features are far too far apart (flag): try `covariance = diagonal`, or `covariance = means`.",
+        "Shares of classes are masses, so two sets of the same classes in other shares are apart: try `class_weights = balanced`.",
+        "It depends on the number of images in each class: compare values at equal n only, beside the floor.",
+    )
     citation = ("Alvarez-Melis and Fusi 2020, Geometric dataset distances via optimal transport (arXiv 2002.02923), section 4 (distances of classes); "
                 "Dowson and Landau 1982")
 

@@ -30,6 +30,13 @@ class ClassMeanEmd(ClassEstimator):
 
     name = "class-mean-emd"
     unit = "feature units (mean length moved)"
+    formula = "d = min_Q Σ_kl Q_kl |m_k − m'_l|;  with similarity: exp(−γ d)"
+    hazards = (
+        "One point stands for a class: classes of any spread or shape look alike when their means do.",
+        "Shares of classes are masses, so two sets of the same classes in other shares are apart: try `class_weights = balanced`.",
+        "The published γ = 0.01 belongs to one network's features: elsewhere the similarity may be near 0 or 1 for all pairs, in the same order.",
+        "Means of few images scatter, which lifts the distance: compare values at equal n only.",
+    )
     citation = "Cui et al. 2018, Large scale fine-grained categorization and domain-specific transfer learning (arXiv 1806.06193), eq. 3 to 5"
 
     similarity: bool = option(False, "report exp(-gamma d) instead of the distance d")
@@ -42,7 +49,7 @@ class ClassMeanEmd(ClassEstimator):
 
     @property
     def higher_is_better(self) -> bool:  # type: ignore[override]
-        """False for the distance, True for the similarity."""
+        """lower is better for the distance, higher with the option similarity"""
         return self.similarity
 
     def summarize(self, view: Embedding) -> LabelledCloud:

@@ -30,6 +30,12 @@ class Coverage(BallEstimator):
 
     name = "coverage"
     unit = "share of target images"
+    formula = "(1/m) Σ_j [some |x_i − t_j| < r_k(t_j)],  r_k(t) the distance of t to its k-th nearest other target image"
+    hazards = (
+        "It rises with the size of the source, as radii follow from the target alone: compare values at equal sizes only.",
+        "Equal distributions give about 1 − 2^−k (.969 at k = 5), not 1.",
+        "For far sets it is 0, and cannot rank them: take `nearest-neighbour` or `energy`.",
+    )
     citation = "Naeem et al. 2020, Reliable fidelity and diversity metrics for generative models (arXiv 2002.09797), section 3.2"
 
     k: int = option(5, "a ball reaches to the k-th nearest other target image", minimum=1)

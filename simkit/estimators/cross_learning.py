@@ -152,6 +152,13 @@ class CrossLearning(FeatureEstimator):
     size_biased = True
     reads_class_names = True
     unit = "balanced accuracy, mean of both directions (chance: 1 / shared classes)"
+    formula = "½ (A(source → target) + A(target → source)),  A = balanced accuracy on the classes that both have"
+    hazards = (
+        "Classes are matched by their exact names: one meaning under two names is left out, two meanings under one name count as mistakes.",
+        "Chance is 1 / K for K shared classes, so pairs with other shared classes have other scales; `report = auc` has chance ½ for all.",
+        "A hard task scores low however similar the sets are: read ratio and own in the detail beside the value.",
+        "It rises with n: compare values at equal n only.",
+    )
     citation = ("Sun, Zhang and Watkins 2025, Quantifying data similarity using cross learning (arXiv 2510.10866): mean performance of the decision rules "
                 "of two data sets on each other")
 

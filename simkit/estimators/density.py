@@ -31,6 +31,12 @@ class Density(BallEstimator):
     name = "density"
     bounds = (0.0, None)
     unit = "target balls a source image, over k (equal distributions: about 1)"
+    formula = "(1 / (k n)) Σ_i Σ_j [|x_i − t_j| < r_k(t_j)],  r_k(t) the distance of t to its k-th nearest other target image"
+    hazards = (
+        "It says nothing about how much of the target is reached: a source crowded into one dense spot scores above 1. Read it beside `coverage`.",
+        "Copies on both sides (black images) lift it far above 1.",
+        "For far sets it is 0, and cannot rank them: take `nearest-neighbour` or `energy`.",
+    )
     citation = "Naeem et al. 2020, Reliable fidelity and diversity metrics for generative models (arXiv 2002.09797), section 3.1"
 
     k: int = option(5, "a ball reaches to the k-th nearest other target image", minimum=1)

@@ -84,6 +84,13 @@ class DomainClassifier(FeatureEstimator):
     bounds = (0.0, 1.0)
     version = 2
     unit = "area under the ROC curve (0.5: cannot be told apart)"
+    formula = "AUC of a cross-validated classifier of source (0) against target (1);  accuracy = (hits₀ + hits₁) / 2;  pad = 2 (1 − 2 error)"
+    hazards = (
+        "It saturates: sets that are told apart fully are all at 1 and cannot be ranked. Take `frechet`, `energy` or `nearest-neighbour` for far sets.",
+        "It takes any difference, also file format, borders and scanners: look at the images that it tells apart best before you read it as content.",
+        "It rises with n at one and the same shift: compare values at equal n only.",
+        "Several images of one patient inflate it unless groups are given. The p-value is that of a companion with linear scores, of the same hypothesis.",
+    )
     citation = ("Lopez-Paz and Oquab 2017, Revisiting classifier two-sample tests (arXiv 1610.06545); "
                 "Ben-David et al. 2007, Analysis of representations for domain adaptation; "
                 "Phipson and Smyth 2010, Permutation p-values should never be zero")

@@ -33,6 +33,12 @@ class EffectiveRank(Descriptor):
 
     name = "effective-rank"
     unit = "effective number of directions"
+    formula = "exp(−Σ_i p_i ln p_i),  p_i = s_i / Σ s, s the singular values of the centred features"
+    hazards = (
+        *Descriptor.hazards,
+        "It grows with n and is at most n − 1: compare sources at equal sizes only.",
+        "Features of large scale decide, and noise counts as directions: a noisy source scores high.",
+    )
     citation = "Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality (EUSIPCO), definition 1"
 
     of: Literal["singular-values", "eigenvalues"] = option("singular-values", "whose entropy: singular values of the centred features, or their squares")

@@ -30,6 +30,13 @@ class Energy(KernelEstimator):
 
     name = "energy"
     unit = "feature units (energy distance, not its root)"
+    formula = "2 E|x − y| − E|x − x'| − E|y − y'|, over pairs of different images"
+    hazards = (
+        "In feature units: features of large scale decide, and values of two extractors do not compare.",
+        "A small p says that the sets differ, not how much: with many images every pair differs.",
+        "Other tools report the V-statistic (`biased`), which is too large by about E|x − x'| (1/n + 1/m), or its root: their values do not compare.",
+        "Values below 0 are chance around 0.",
+    )
     citation = "Székely and Rizzo 2013, Energy statistics (J. Stat. Plan. Inference 143), eq. 5; Sejdinovic et al. 2013 (Ann. Stat. 41)"
 
     def tiles(self, first: Points, second: Points) -> Iterator[tuple[slice, slice, Any]]:

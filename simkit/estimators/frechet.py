@@ -39,6 +39,12 @@ class Frechet(FeatureEstimator):
     size_biased = True
     unit = "squared feature units (FD², not its root)"
     version = 3
+    formula = "|m₁ − m₂|² + tr S₁ + tr S₂ − 2 tr (S₁ S₂)^½"
+    hazards = (
+        "With fewer images than features it is far too high (flag n<d), and it falls with n: compare values at equal n only, beside the floor.",
+        "Only means and covariances count: sets that differ in clusters or tails alone are at 0.",
+        "In squared feature units: values of two extractors, and published FID values of another network, do not compare.",
+    )
     citation = ("Dowson and Landau 1982, The Fréchet distance between multivariate normal distributions; Heusel et al. 2017 (arXiv 1706.08500), eq. 6; "
                 "Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices")
 

@@ -34,6 +34,12 @@ class Fu(NetworkEstimator):
     reads = ("gradients",)
     resampled = False
     unit = "ratio of gradient norms (second to first convolution)"
+    formula = "Σ_b |∂L_b / ∂W₂| / Σ_b |∂L_b / ∂W₁|,  L_b the triplet loss of batch b, W₁ and W₂ the first two convolutions"
+    hazards = (
+        "It depends on the numbers of weights of both layers: compare networks of one architecture only.",
+        "It has neither an interval nor a floor of shuffled labels: there is no saying how far chance moves it.",
+        "0 may be a branch that begins at zero (a residual block at its initialisation), not a network that cannot adapt (flag).",
+    )
     citation = "Juodelyte et al. 2024, On dataset transferability in medical image classification (arXiv 2412.20172), section 3 (and its code)"
 
     def assess(self, seen: Seen, rng: np.random.Generator) -> Score:

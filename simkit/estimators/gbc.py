@@ -87,6 +87,12 @@ class Gbc(NetworkEstimator):
     name = "gbc"
     bounds = (None, 0.0)
     unit = "overlap of the classes (negative)"
+    formula = "−Σ_{c ≠ c'} exp(−D_B),  D_B = Σ_k [(m − m')² / (8 v) + ½ ln(v / (v_c v_c')^½)],  v = (v_c + v_c') / 2"
+    hazards = (
+        "It saturates at 0 with few images a class or many dimensions, where every class seems apart (flag): set fewer `dimensions`.",
+        "Variances below `smallest_variance` are raised to it, so the scale of features counts where that bites (flag); with 0 it does not.",
+        "It is a sum over C (C − 1) pairs of classes: values compare on one target only.",
+    )
     citation = "Pándy et al. 2022, Transferability estimation using Bhattacharyya class separability (arXiv 2111.12780), eq. 3 to 5"
 
     covariance: Literal["diagonal", "spherical"] = option("diagonal", "a variance for each feature of a class, or one for all")

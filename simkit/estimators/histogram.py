@@ -57,6 +57,12 @@ class Histogram(CardEstimator):
     needs = ("labels",)
     pool_relative = True
     unit = "standard deviations across the data sets of the run"
+    formula = "mean over channels of |z_source − z_target|,  z = (x − mean) / sd over the data sets of the run, of 14 features"
+    hazards = (
+        "It is relative to the data sets of the run: adding one moves all values, and values of two runs do not compare.",
+        "With few data sets a z-score is mostly an order: one extreme set squeezes all others together.",
+        "Numbers of images and classes enter as they are, so one huge set can decide: try `counts = log`.",
+    )
     citation = f"{SEED_STUDY}, meta-features of its repository (vcheplygina/cats-scans), scaled across data sets"
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:

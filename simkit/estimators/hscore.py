@@ -64,6 +64,12 @@ class HScore(NetworkEstimator):
     name = "hscore"
     bounds = (0.0, None)
     unit = "variance explained by the classes, in units of the covariance (0 to C - 1; shrunk, to (C - 1) n / (n - 1))"
+    formula = "tr(cov_a(f)⁻¹ (1 − a) cov(E[f|y])),  a the share of Ledoit and Wolf (0 with shrinkage = false)"
+    hazards = (
+        "With `shrinkage = false` it is C − 1 for any labels where n ≤ d + 1, and too high below 2 d images (flag).",
+        "With fewer images than features the value follows the shrinkage (in the detail) as much as the classes: read it beside the value of shuffled labels.",
+        "Values compare on one target only: the largest possible one depends on the number of classes.",
+    )
     citation = ("Bao et al. 2019, An information-theoretic approach to transferability in task transfer learning (arXiv 2212.10082), definition 2; "
                 "Ibrahim, Ponomareva and Mazumder 2021, Newer is not always better (arXiv 2110.06893), eq. 4")
 

@@ -41,6 +41,13 @@ class IntrinsicDimension(Descriptor):
     name = "intrinsic-dimension"
     bounds = (0.0, None)
     unit = "dimensions"
+    formula = "two-nn: slope through 0 of −ln(1 − i/n) against ln(r₂/r₁);  mle: 1 / mean of ln(r_k / r_j), j < k"
+    hazards = (
+        *Descriptor.hazards,
+        "High dimensions are underestimated at any practical n, and it grows with n: compare sources at equal sizes only.",
+        "Higher counts as better here, though what is easy to learn often has a low one: look at its sign in your own results.",
+        "Near-copies (video frames, augmented images) pull it towards 0, less so with `estimator = mle`: one in ten is enough. Remove them first.",
+    )
     citation = ("Facco et al. 2017, Estimating the intrinsic dimension of datasets by a minimal neighborhood information (Sci. Rep. 7); Levina, Bickel 2004, "
                 "Maximum likelihood estimation of intrinsic dimension (NIPS 17), eq. 8; MacKay and Ghahramani 2005, comments on it")
 

@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -81,6 +81,11 @@ class Notion(CardEstimator):
 
     bounds = (0.0, 1.0)
     unit = "mismatch of answers"
+    formula = 'm = 0 if a_source = a_target, ½ if they differ and one of them is "both" or "mixed", else 1'
+    hazards: ClassVar[tuple[str, ...]] = (
+        "It takes three values, so it ties most sources: do not rank by it alone.",
+        "The answer is somebody's opinion: have two people answer.",
+    )
     citation = f"{SEED_STUDY}, questionnaire for experts"
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:
@@ -104,6 +109,10 @@ class Domain(Notion):
 
     name = "domain"
     needs = ("attributes.domain",)
+    hazards = (
+        *Notion.hazards,
+        "Two sets of one domain are at 0 however different they are; in the seed study ImageNet was the best source of every medical target.",
+    )
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class Modality(Notion):
 
     name = "modality"
     needs = ("attributes.modality",)
+    hazards = (*Notion.hazards, 'Whoever answers chooses how fine the question is: "MRI" and "MRI, T1" are different answers.')
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ class Anatomy(Notion):
 
     name = "anatomy"
     needs = ("attributes.anatomy",)
+    hazards = (*Notion.hazards, '"Does not apply" equals "does not apply": two sets of photographs are at 0.')
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,7 @@ class Foreground(Notion):
 
     name = "foreground"
     needs = ("attributes.foreground",)
+    hazards = (*Notion.hazards, "What a clear foreground is, is a matter of judgement: have two people answer.")
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,7 @@ class Objects(Notion):
 
     name = "objects"
     needs = ("attributes.objects",)
+    hazards = (*Notion.hazards, "It asks how many main objects an image shows, not which.")
 
 
 @dataclass(frozen=True)
@@ -165,6 +178,7 @@ class Orientation(Notion):
 
     name = "orientation"
     needs = ("attributes.orientation",)
+    hazards = (*Notion.hazards, "Augmentation during training can take orientation out of the task; the answer does not know of it.")
 
 
 @dataclass(frozen=True)
@@ -177,6 +191,7 @@ class Colour(Notion):
 
     name = "colour"
     needs = ("attributes.colour",)
+    hazards = (*Notion.hazards, "It is what a person sees, not what the pixels say: `channels` measures them.")
 
 
 @dataclass(frozen=True)
@@ -189,6 +204,7 @@ class Diversity(Notion):
 
     name = "diversity"
     needs = ("attributes.diversity",)
+    hazards = (*Notion.hazards, "Two diverse sets are at 0 although they need have nothing in common.")
 
 
 @dataclass(frozen=True)
@@ -201,6 +217,10 @@ class Task(Notion):
     """
 
     name = "task"
+    hazards = (
+        *Notion.hazards,
+        "It follows from the number of classes where no answer is given: ten classes and a thousand are the same kind of task.",
+    )
 
 
 @dataclass(frozen=True)
@@ -213,6 +233,7 @@ class Content(Notion):
 
     name = "content"
     needs = ("attributes.content",)
+    hazards = (*Notion.hazards, 'Most sets are told by both, and "both" is half-way to everything: it hardly ranks sources.')
 
 
 @dataclass(frozen=True)
@@ -227,6 +248,11 @@ class Channels(CardEstimator):
     name = "channels"
     bounds = (0.0, 1.0)
     unit = "share of images"
+    formula = "|g_source − g_target|,  g the share of grey images"
+    hazards = (
+        "It is about file content, not meaning: a grey picture stored as colour is grey here, one with a coloured mark is not.",
+        "It takes few different values, so it ties many sources.",
+    )
     citation = f"{SEED_STUDY}, Table I"
 
     def compare(self, source: DatasetCard, target: DatasetCard, rng: np.random.Generator) -> Score:
@@ -260,6 +286,11 @@ class ImageSize(LogRatio):
 
     name = "image-size"
     quantity_name = "the image area (median height times median width, pixels)"
+    formula = "|ln (A_source / A_target)|,  A = median height × median width"
+    hazards = (
+        "It reads the files as they are stored: a set that was resized for download (MedMNIST) says nothing about its images.",
+        "Medians only: sets of mixed sizes look like sets of one size.",
+    )
 
     def quantity(self, card: DatasetCard) -> float:
         return card.height * card.width
@@ -275,6 +306,11 @@ class NumberOfClasses(LogRatio):
     name = "number-of-classes"
     needs = ("labels",)
     quantity_name = "the number of classes"
+    formula = "|ln (c_source / c_target)|"
+    hazards = (
+        "It compares counts, not content: two classes of cats and two of tumours are at 0.",
+        "It follows from how finely the images were labelled.",
+    )
 
     def quantity(self, card: DatasetCard) -> float:
         return float(card.classes)
@@ -290,6 +326,11 @@ class Size(LogRatio):
 
     name = "size"
     quantity_name = "the number of images"
+    formula = "|ln n_source − ln n_target|"
+    hazards = (
+        "Far larger and far smaller sources are equally far: where larger is better, take `source-size`.",
+        "It compares counts, not content: sets of the same size are at 0 whatever they show.",
+    )
 
     def quantity(self, card: DatasetCard) -> float:
         return float(card.images)
@@ -306,6 +347,11 @@ class ClassImbalance(LogRatio):
     name = "class-imbalance"
     needs = ("labels",)
     quantity_name = "the ratio of the largest to the smallest class"
+    formula = "|ln r_source − ln r_target|,  r = n_largest / n_smallest"
+    hazards = (
+        "0 means equally imbalanced, not balanced.",
+        "Two classes decide: one class with a single image moves it much.",
+    )
 
     def quantity(self, card: DatasetCard) -> float:
         return card.imbalance

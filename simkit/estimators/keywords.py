@@ -31,6 +31,12 @@ class Keywords(CardEstimator):
     needs = ("tags",)
     bounds = (0.0, 1.0)
     unit = "share of tags that are not shared"
+    formula = "1 − |A ∩ B| / |A ∪ B|"
+    hazards = (
+        "It depends on who chose the tags: a finer vocabulary, or more tags for one set, moves it. Give all sets tags of one vocabulary and depth.",
+        'Words are compared, not meanings: "x-ray" and "radiograph" share nothing.',
+        "Sets without a tag in common are all at 1 and cannot be ranked.",
+    )
     citation = "Jaccard 1912, New Phytologist 11(2); on tags of medical imaging tasks: Godau et al. 2024, arXiv:2412.08763"
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:

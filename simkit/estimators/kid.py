@@ -26,6 +26,12 @@ class Kid(KernelEstimator):
 
     name = "kid"
     unit = "squared kernel mean difference (KID)"
+    formula = "E k(x, x') + E k(y, y') − 2 E k(x, y),  k(x, y) = (x·y / d + 1)³, over pairs of different images"
+    hazards = (
+        "The kernel grows with the sixth power of the features' scale: few long rows can make up the value. `energy` or `mmd` rank more steadily.",
+        "Published values are of one network's features: those of another extractor do not compare.",
+        "A small p says that the sets differ, not how much. Values below 0 are chance around 0.",
+    )
     citation = "Bińkowski et al. 2018, Demystifying MMD GANs (arXiv 1801.01401), section 4"
 
     degree: int = option(3, "of the polynomial", minimum=1)

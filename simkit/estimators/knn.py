@@ -252,6 +252,13 @@ class Knn(NetworkEstimator):
     bounds = (0.0, 1.0)
     version = 1
     unit = "share of images in their own class (0 to 1)"
+    formula = "(1/n) Σ_i [the most frequent class among the k nearest of i is y_i]"
+    hazards = (
+        "Chance depends on the classes' shares: with 90 % of one class an accuracy of .9 says nothing. Take `report = balanced-accuracy` or `report = auc`.",
+        "Without groups, other images of the same patient are neighbours and lift it: give groups.",
+        "Distances follow the features' scale: one feature of large scale decides. `metric = cosine` takes out the length of each row only.",
+        "Classes with fewer than about k / 2 images can hardly win a vote.",
+    )
     citation = ("Cover and Hart 1967, Nearest neighbor pattern classification, equation 2; as a score of networks: Sorkhei et al. 2025 (arXiv 2503.18528), "
                 "Renggli et al. 2022, Which model to transfer?")
 

@@ -115,6 +115,13 @@ class Leep(HeadEstimator):
     name = "leep"
     bounds = (None, 0.0)
     unit = "nats (mean log-likelihood)"
+    formula = "(1/n) Σ_i ln Σ_z P(y_i | z) θ_i(z),  P(y | z) from P(y, z) = (1/n) Σ_i θ_i(z) [y_i = y]"
+    hazards = (
+        "Labels without meaning gain about (C − 1)(m − 1) / (2 n) for m effective outputs: sources with many classes look better at small n (flag).",
+        "It reads the head, not the features: good features under a head of other classes score low.",
+        "`head = knn` and `head = logistic` are simkit's own, not the published measure: do not mix them with `head = network`.",
+        "Values compare on one target only: the lowest is minus the entropy of its labels.",
+    )
     citation = ("Nguyen, Hassner, Seeger and Archambeau 2020, LEEP: a new measure to evaluate transferability of learned representations "
                 "(arXiv 2002.12462), eq. 2")
 

@@ -170,8 +170,15 @@ class LinearProbe(NetworkEstimator):
     bounds = (0.0, 1.0)
     version = 1
     unit = "area under the ROC curve, mean over classes (0.5: chance)"
+    formula = "mean over folds and classes of the AUC of ridge-penalised logistic regression on standardised features"
+    hazards = (
+        "Without groups, images of one patient are in training and test, and it is too high: give groups.",
+        "Folds share training images: fold_auc in the detail understates how far the value would move. Use the interval.",
+        "It saturates near 1 where the target is easy: networks cannot be ranked by it there.",
+        "The penalty is fixed, not searched: with another `penalty` networks of many features may be ranked otherwise.",
+    )
     citation = ("Alain and Bengio 2017, Understanding intermediate layers using linear classifier probes (arXiv 1610.01644); Hastie, Tibshirani and "
-                "Friedman 2009, The elements of statistical learning, equation 4.31 (penalised logistic regression) and section 7.10 (cross-validation)")
+                "Friedman 2009, The elements of statistical learning, sections 18.3.2 (quadratic penalty of logistic regression) and 7.10 (cross-validation)")
 
     report: Literal["auc", "balanced-accuracy", "accuracy"] = option("auc", "the value: area under the ROC curve, balanced accuracy, or accuracy")
     folds: int = option(5, "folds of the cross-validation", minimum=2)

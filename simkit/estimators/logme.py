@@ -164,6 +164,13 @@ class LogMe(NetworkEstimator):
     name = "logme"
     several_labels = True
     unit = "nats an image (log evidence / n)"
+    formula = "(1/n) max_{α, β} ln p(y | F; α, β), mean over classes (one against the rest)"
+    hazards = (
+        "Values compare between networks on one target only; zero means nothing.",
+        "The model has no intercept: a constant added to features, and the scale of one feature against others, move it.",
+        "Published programs leave zero singular values out and are far too high below n = d: their values do not compare with these.",
+        "A class that is met without residual has no largest evidence; a limit is put in its place, and flagged.",
+    )
     citation = ("You et al. 2021, LogME: practical assessment of pre-trained models for transfer learning (arXiv 2102.11005), eq. 2 and algorithm 1; "
                 "You et al. 2022 (arXiv 2110.10545); MacKay 1992, Bayesian interpolation, eq. 5.5")
 

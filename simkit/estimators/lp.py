@@ -137,6 +137,13 @@ class Lp(NetworkEstimator):
     only_by_name = True  # a space is learnt for each fold of each half-sample and shuffle
     bounds = (0.0, 1.0)
     unit = "probability of the true class (share of the nearest neighbours)"
+    formula = "(1/n) Σ_i (1/k) #{j among the k nearest of i: y_j = y_i}, in a space that NCA learns from the labels"
+    hazards = (
+        "Chance is the sum of squared class shares, not 1 / C: read it beside the value of shuffled labels.",
+        "`validation = resubstitution`, as published, gives away at least 1 / k: labels without meaning score .72 on 60 images of 64 features.",
+        "It depends on the features' scale, as NCA weighs neighbours by exp(−distance²).",
+        "Above `max_images` only a part of the images is read (images in the detail).",
+    )
     citation = ("Juodelyte et al. 2024, On dataset transferability in medical image classification (arXiv 2412.20172), section 3 (and its code: 5 neighbours, "
                 "50 dimensions); Goldberger et al. 2004, Neighbourhood components analysis, eq. 5")
 

@@ -41,6 +41,13 @@ class LpFu(Lp):
     reads = ("features", "gradients")
     resampled = False
     unit = "product of two ranks within 0..1 over the sources of the run"
+    formula = "m(LP) m(FU),  m(v) = (v − min v) / (max v − min v) over the sources of the run"
+    hazards = (
+        "It is relative to the sources of the run: adding one moves all values, and values of two runs or targets do not compare.",
+        "The worst source by one part is 0 whatever the other says; with two sources at least one always is. Read `lp` and `fu` too.",
+        "It has neither an interval nor a floor of shuffled labels.",
+        "Compare networks of one architecture only, as for `fu`.",
+    )
     citation = "Juodelyte et al. 2024, On dataset transferability in medical image classification (arXiv 2412.20172), section 3 (and its notebook)"
 
     def assess(self, seen: Seen, rng: np.random.Generator) -> Score:

@@ -107,6 +107,13 @@ class Mmd(KernelEstimator):
 
     name = "mmd"
     unit = "squared kernel mean difference (MMD²)"
+    formula = "E k(x, x') + E k(y, y') − 2 E k(x, y),  k(x, y) = exp(−|x − y|² / (2 σ²)), over pairs of different images"
+    hazards = (
+        "It saturates: once two sets are far apart in units of σ, it follows from their spreads alone and ranks nothing. `energy` does not saturate.",
+        "By default σ follows from all data sets of the run, so values of two runs do not compare: set `sigma`.",
+        "A small p says that the sets differ, not how much: with many images every pair differs.",
+        "Values below 0 are chance around 0.",
+    )
     citation = ("Gretton et al. 2012, A kernel two-sample test (JMLR 13), eq. 3; Phipson and Smyth 2010, Permutation p-values should never be zero; "
                 "Jayasumana et al. 2024 (arXiv 2401.09603)")
 
@@ -121,7 +128,7 @@ class Mmd(KernelEstimator):
 
     @property
     def pool_relative(self) -> bool:  # type: ignore[override]
-        """True while sigma is the median of the run; False where it is given."""
+        """where sigma is not given: it is then the median distance of the run"""
         return self.sigma is None
 
     @property

@@ -55,6 +55,13 @@ class Nce(HeadEstimator):
     name = "nce"
     bounds = (None, 0.0)
     unit = "nats (negative conditional entropy)"
+    formula = "Σ_{y,z} P(y, z) ln(P(y, z) / P(z)),  z the class that the source's head answers"
+    hazards = (
+        "Labels without meaning gain about (C − 1)(m − 1) / (2 n) for m answers: sources with many classes look better at small n (flag).",
+        "Only the answer counts, not how sure the head is: a head that gives one answer for all images is at the lower end. `leep` reads probabilities.",
+        "`head = knn` and `head = logistic` are simkit's own: do not mix them with `head = network`.",
+        "Values compare on one target only: the lowest is minus the entropy of its labels.",
+    )
     citation = "Tran, Nguyen and Hassner 2019, Transferability and hardness of supervised classification tasks (arXiv 1908.08142)"
 
     def score_of(self, probabilities: np.ndarray, labels: np.ndarray, *, target: str) -> Score:

@@ -41,6 +41,12 @@ class NearestNeighbour(FeatureEstimator):
     symmetric = False
     size_biased = True
     unit = "mean nearest distance, in units of that within the target"
+    formula = "D(T|S) / D(T|T),  D(T|S) = (1/m) Σ_j min_i |t_j − x_i|, in D(T|T) each image without itself"
+    hazards = (
+        "It falls as the source grows, whatever else is in it: compare values at equal sizes only.",
+        "Copies of target images in the source lower it and fake good transfer: look at duplicates in the detail, and run `simkit leakage`.",
+        "Near-copies within the target make D(T|T) small and every source look far: remove them, or set `normalise = false`.",
+    )
     citation = "Mensink et al. 2021, Factors of influence for transfer learning across diverse appearance domains and task types (arXiv 2103.13318), section 3"
 
     normalise: bool = option(True, "divide by the mean distance of a target image to the nearest other target image")

@@ -61,6 +61,13 @@ class Otce(FeatureEstimator):
     bounds = (None, 0.0)
     size_biased = True
     unit = "transport in units of the target's spread + share of label entropy left, negated"
+    formula = "−(w_W W / S + w_CE H(Y_t | Y_s) / H(Y_t)),  W the cost and H under the coupling min_P Σ_ij P_ij |x_i − x'_j|²"
+    hazards = (
+        "The paper fits the weights of both parts to transfer results; here they weigh alike, which is a choice: look at both parts in the detail.",
+        "W falls with n even for equal distributions: compare values at equal n only.",
+        "A far source can have a low conditional entropy by chance where it has many classes and the target few images.",
+        "`regularisation` above 0 raises W and mostly the entropy: do not mix pairs that are coupled exactly and entropically.",
+    )
     citation = ("Tan, Li and Huang 2021, OTCE: a transferability metric for cross-domain cross-task representations (arXiv 2103.13843); "
                 "Tan et al. 2024, Transferability-guided cross-domain cross-task transfer learning (arXiv 2207.05510), F-OTCE")
 

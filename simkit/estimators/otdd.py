@@ -38,6 +38,13 @@ class Otdd(TransportEstimator):
 
     name = "otdd"
     needs = ("labels",)
+    formula = "min_P Σ_ij P_ij (w_x |x_i − x'_j|² + w_y W(y_i, y'_j)),  W = |m − m'|² + tr S + tr S' − 2 tr (S S')^½"
+    hazards = (
+        "It falls with the number of images even for equal distributions: compare values at equal n only, beside the floor.",
+        "The solvers differ: sinkhorn reads 1 to 5 % below exact, so pairs above `exact_up_to` do not compare with smaller ones; set one `solver` for all.",
+        "Classes with fewer images than features have singular covariances, and label costs that are far too high: try `label_cost = means`.",
+        "In squared feature units: values of two extractors do not compare.",
+    )
     citation = "Alvarez-Melis and Fusi 2020, Geometric dataset distances via optimal transport (arXiv 2002.02923)"
     version = 3
 

@@ -32,6 +32,12 @@ class OtddLower(TransportEstimator):
     name = "otdd-lower"
     bound_of = "otdd"
     needs = ("labels",)
+    formula = "min_P Σ_ij P_ij w_x |x_i − x'_j|² + min_Q Σ_kl Q_kl w_y W(k, l)"
+    hazards = (
+        "A bound, not the distance: pairs closer together than the gap (0.1 to 5 %, far more with `features = gaussian`) may be ordered otherwise by `otdd`.",
+        "The two plans are separate, so it does not see whether images and labels can be moved together.",
+        "It falls with the number of images: compare values at equal n only.",
+    )
     citation = "Alvarez-Melis and Fusi 2020 (arXiv 2002.02923); Gelbrich 1990 for features = gaussian"
 
     label_cost: Literal["gaussian", "exact", "means"] = option("gaussian", "distance between two classes: of Gaussians, by exact transport, or of means")
@@ -107,6 +113,12 @@ class OtddUpper(CloudEstimator):
     name = "otdd-upper"
     bound_of = "otdd"
     needs = ("labels",)
+    formula = "min_Q Σ_kl Q_kl (w_x F(k, l) + w_y W(k, l)),  F = |m_k − m'_l|² + tr S_k + tr S'_l (within = product)"
+    hazards = (
+        "With `within = product` it is not 0 for a data set with itself: the classes' spread stays in it. Take `within = transport`.",
+        "A bound, not the distance: its order of sources need not be that of `otdd`.",
+        "Label costs of classes with few images are too high: compare values at equal n only.",
+    )
     citation = "Alvarez-Melis and Fusi 2020 (arXiv 2002.02923): a feasible coupling for their eq. 5"
 
     label_cost: Literal["gaussian", "exact", "means"] = option("gaussian", "distance between two classes: of Gaussians, by exact transport, or of means")

@@ -113,6 +113,13 @@ class Parc(NetworkEstimator):
     bounds = (-100.0, 100.0)
     version = 1
     unit = "Spearman correlation times 100 (-100 to 100)"
+    formula = "100 × Spearman correlation over pairs of images of 1 − corr(f_i, f_j) and 1 − corr(y_i, y_j)"
+    hazards = (
+        "Features that tell C equal classes apart fully give about 100 (3 (C − 1))^½ / C, not 100: values compare on one target only.",
+        "Large classes decide, as nearly all pairs are theirs: rare classes hardly count.",
+        "Above `max_images` a random part of the images is read (flag).",
+        "Features are standardised but not decorrelated: many copies of one feature decide. `dimensions` = 32 is the paper's own.",
+    )
     citation = "Bolya, Mittapalli and Hoffman 2021, Scalable diverse model selection for accessible transfer learning (arXiv 2111.06977), section 4.2"
 
     dimensions: int = option(0, "principal components to keep before; 0: all features as they are", minimum=0)

@@ -29,6 +29,12 @@ class Precision(BallEstimator):
 
     name = "precision"
     unit = "share of source images"
+    formula = "(1/n) Σ_i [some |x_i − t_j| ≤ r_k(t_j)],  r_k(t) the distance of t to its k-th nearest other target image"
+    hazards = (
+        "One far outlier of the target has a ball that holds everything between: `density` and `coverage` are robust against it.",
+        "A source that shows one kind of target image only can have 1: read it beside `recall` or `coverage`.",
+        "Equal distributions give less than 1, the less the fewer images and the more dimensions: compare values at equal sizes only.",
+    )
     citation = "Kynkäänniemi et al. 2019, Improved precision and recall metric for assessing generative models (arXiv 1904.06991), eq. 1 and 2"
 
     k: int = option(3, "a ball reaches to the k-th nearest other target image", minimum=1)

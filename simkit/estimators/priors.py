@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Prior(CardEstimator):
     kind: Kind = "prior"
     symmetric = False
     bounds = (0.0, None)
+    hazards: ClassVar[tuple[str, ...]] = ("A property of the source alone: it says nothing about similarity, and gives every target the same order.",)
     citation = f"{SEED_STUDY}, Table I"
     quantity_name = ""
 
@@ -51,6 +52,12 @@ class SourceSize(Prior):
     reads_source_card = "network"
     unit = "powers of ten (images)"
     quantity_name = "the number of images"
+    formula = "log₁₀ n"
+    hazards = (
+        *Prior.hazards,
+        "It counts images, not patients: many slices of few patients are fewer than they seem.",
+        "It is the rule that a measure of similarity has to beat; read every other score beside it.",
+    )
 
     def missing(self, known: Known, role: Literal["source", "target"]) -> str:
         """Why there is no value: a network whose number of training images is not known."""
@@ -76,6 +83,11 @@ class SourceClasses(Prior):
     reads_source_card = "network"
     unit = "powers of ten (classes)"
     quantity_name = "the number of classes"
+    formula = "log₁₀ c"
+    hazards = (
+        *Prior.hazards,
+        "It follows from how finely somebody labelled the images: merging classes lowers it, and the images stay the same.",
+    )
 
     def quantity(self, card: DatasetCard) -> float:
         return float(card.classes)
@@ -94,6 +106,11 @@ class SourceImbalance(Prior):
     higher_is_better = False
     unit = "powers of ten (ratio of class sizes)"
     quantity_name = "the ratio of the largest to the smallest class"
+    formula = "log₁₀ (n_largest / n_smallest)"
+    hazards = (
+        *Prior.hazards,
+        "Two classes decide: one class with a single image makes any source look imbalanced. Merge or leave out rare classes first.",
+    )
 
     def quantity(self, card: DatasetCard) -> float:
         return card.imbalance

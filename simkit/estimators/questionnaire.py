@@ -36,6 +36,12 @@ class Questionnaire(CardEstimator):
     needs = ("attributes",)
     bounds = (0.0, math.sqrt(len(ALL)))
     unit = "root of summed squared mismatches"
+    formula = "(Σ_q m_q²)^½,  m_q = 0, ½ or 1 for equal, half-way and different answers"
+    hazards = (
+        "Answers are somebody's opinion: have two people answer, and state the answers beside the number.",
+        "All questions weigh the same, whatever they matter; in the seed study such distances did not predict transfer.",
+        "Its range depends on `questions`: values of two forms do not compare.",
+    )
     citation = f"{SEED_STUDY}, questionnaire for experts"
 
     def __post_init__(self) -> None:

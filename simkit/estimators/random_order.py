@@ -31,6 +31,11 @@ class RandomOrder(CardEstimator):
     only_by_name = True  # `simkit correlate` always sets a random source beside the measures
     bounds = (0.0, 1.0)
     unit = "uniform random number"
+    formula = "u ~ uniform(0, 1), drawn by seed and the source's name"
+    hazards = (
+        "It holds no information: it is here to show what luck looks like.",
+        "One draw can agree with transfer by luck: look at several `seed`s.",
+    )
     citation = "simkit; the uninformed choice, a baseline without source"
 
     seed: int = option(0, "of the order", minimum=0)

@@ -65,6 +65,12 @@ class Ratings(CardEstimator):
     symmetric = False
     bounds = (None, None)
     unit = "as in the table"
+    formula = "d(source, target) of the table, unchanged"
+    hazards = (
+        "Whether a high value is near or far is what `kind_of_value` says: it is never guessed, and wrong where the option is.",
+        "Opinions of few people: average the raters beforehand, and state how far they agree.",
+        "In the seed study the distances of experts did not predict transfer.",
+    )
     citation = f"{SEED_STUDY}, experts_clean.csv of its repository (vcheplygina/cats-scans)"
 
     def __post_init__(self) -> None:

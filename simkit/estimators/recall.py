@@ -31,6 +31,12 @@ class Recall(BallEstimator):
 
     name = "recall"
     unit = "share of target images"
+    formula = "(1/m) Σ_j [some |t_j − x_i| ≤ r_k(x_i)],  r_k(x) the distance of x to its k-th nearest other source image"
+    hazards = (
+        "A sparse source, or one with strangers in it, has large balls and scores high: `coverage` asks the same with balls of the target.",
+        "It asks what the source can reach, in whatever share: it does not order mixtures of near and far images.",
+        "Equal distributions give less than 1, the less the fewer images and the more dimensions: compare values at equal sizes only.",
+    )
     citation = "Kynkäänniemi et al. 2019, Improved precision and recall metric for assessing generative models (arXiv 1904.06991), eq. 1 and 2"
 
     k: int = option(3, "a ball reaches to the k-th nearest other source image", minimum=1)

@@ -47,6 +47,12 @@ class SlicedWasserstein(FeatureEstimator):
     name = "sliced-wasserstein"
     size_biased = True
     unit = "squared feature units (SW2², not its root)"
+    formula = "(1/L) Σ_θ W2²(θ·X, θ·X'),  θ uniform on the unit sphere, L directions"
+    hazards = (
+        "It is too high by about 1/n: compare values at equal n only, beside the floor.",
+        "Directions are random: a difference that lies in few of d directions is thinned to about 1/d of `wasserstein`.",
+        "It is a mean over random directions: differences below monte_carlo_error in the detail say nothing; raise `projections`.",
+    )
     citation = "Rabin et al. 2011, Wasserstein barycenter and its application to texture mixing; Bonneel et al. 2015 (J. Math. Imaging Vis. 51), section 2"
 
     projections: int = option(500, "number of random directions", minimum=2)

@@ -64,6 +64,13 @@ class Sotdd(FeatureEstimator):
     size_biased = True
     needs = ("labels",)
     unit = "own units (projected features and class moments)"
+    formula = "(mean over slices of W2²)^½ between the sets of numbers ψ₀ θ·x_i + Σ_k ψ_k E[(θ·X)^o_k | y_i] / o_k!"
+    hazards = (
+        "Moments grow with powers of the features' scale: features far above 1 drown the images (flag). Scale features to a norm near 1, or set `moments = 1`.",
+        "Its unit is its own: values compare with other values of this measure, at one `moments` and one extractor, never with `otdd`.",
+        "Its squares over slices have heavy tails: monte_carlo_error in the detail is a lower bound of the error; raise `projections`.",
+        "It depends on the number of images: compare values at equal n only.",
+    )
     citation = "Nguyen et al. 2025, Lightspeed geometric dataset distance via sliced optimal transport (arXiv 2501.18901)"
 
     projections: int = option(1000, "number of random slices", minimum=2)

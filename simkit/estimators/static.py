@@ -103,6 +103,12 @@ class Static(CardEstimator):
     reads_source_card = "name"
     bounds = (0.0, 1.0)
     unit = "mean relative rank in other targets"
+    formula = "(1/T) Σ_{t ≠ target} (rank_t(source) − ½) / n_t"
+    hazards = (
+        "It knows nothing of the target: it says which sources were good elsewhere, and a measure of similarity has to beat it.",
+        "Each source is ranked by the other targets of the table: with one or two of them it is mostly luck (number_of_targets in the detail).",
+        "The table of `path` may mix protocols: keep to runs that were made alike.",
+    )
     citation = "simkit: leave-target-out mean rank, simkit.correlation.statistics.static_scores"
 
     def __post_init__(self) -> None:

@@ -112,6 +112,13 @@ class Task2Vec(TaskEstimator):
     bounds = (0.0, 1.0)
     size_biased = True
     unit = "cosine distance of task embeddings"
+    formula = "1 − cos(a / (a + b + ε), b / (a + b + ε)),  a and b the diagonal Fisher information of a probe's filters on both tasks"
+    hazards = (
+        "Values near the floor mean no difference, and that verdict has no stated error rate.",
+        "It depends on the probe: `network`, `weights` and `images` must be the same for all pairs, and another probe can rank otherwise.",
+        "`distance = scaled-cosine` grows with the ratio of both sizes (harder labels) too, `distance = cosine` is decided by few filters: they can disagree.",
+        "It is symmetric: it cannot say that one direction of transfer is better.",
+    )
     citation = ("Achille et al. 2019, Task2Vec (arXiv 1902.03545): the diagonal Fisher information, section 2, and the symmetric distance, section 3; "
                 "filter means and epsilon by the authors' code; cosine of raw embeddings by Cheplygina et al. 2021 (arXiv 2107.05940)")
 

@@ -48,6 +48,12 @@ class TransRate(NetworkEstimator):
 
     name = "transrate"
     unit = "nats (with normalise: nats a dimension)"
+    formula = "R(Z, ε) − (1/C) Σ_c R(Z_c, ε),  R(Z, ε) = ½ ln det(I + Z'Z / (n ε))"
+    hazards = (
+        "Unless all directions are far above `epsilon` it depends on the features' scale: networks of other scales do not compare. Set `normalise = true`.",
+        "With fewer images than features it is high for any labels (flag): read it beside the value of shuffled labels.",
+        "`epsilon` decides what counts as noise; the authors chose it for each target, and the order of networks can change with it.",
+    )
     citation = ("Huang et al. 2022, Frustratingly easy transferability estimation (arXiv 2106.09362), eq. 3 and 4; normalise as in the authors' program "
                 "(Long-Kai/TransRate)")
 

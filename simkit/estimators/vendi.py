@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Descriptor(FeatureEstimator):
     higher_is_better = True
     size_biased = True
     bounds = (1.0, None)
+    hazards: ClassVar[tuple[str, ...]] = ("A property of the source alone: it says nothing about similarity, and gives every target the same order.",)
 
     device: str
 
@@ -94,6 +95,13 @@ class Vendi(Descriptor):
 
     name = "vendi"
     unit = "effective number of images"
+    formula = "exp(−Σ_i λ_i ln λ_i),  λ the eigenvalues of K / n, K_ij the cosine of x_i and x_j"
+    hazards = (
+        *Descriptor.hazards,
+        "It grows with n: compare sources at equal sizes only.",
+        "Features that are all positive (after a ReLU) have much in common, so values are small: compare within one extractor only.",
+        "Noise is diverse: a source of bad images can score high.",
+    )
     citation = ("Friedman and Dieng 2022, The Vendi score (arXiv 2210.02410), definition 3.1; "
                 "Pasarkar and Dieng 2023, Cousins of the Vendi score (arXiv 2310.12952), for the order q")
 

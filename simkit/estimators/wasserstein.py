@@ -19,4 +19,11 @@ class Wasserstein(TransportEstimator):
     """
 
     name = "wasserstein"
+    formula = "min_P Σ_ij P_ij |x_i − x'_j|²"
+    hazards = (
+        "It falls with the number of images even for equal distributions, as n^(−2/d): compare values at equal n only, beside the floor.",
+        "Labels play no part: the same images with other classes are at 0. `otdd` reads labels.",
+        "Lengths are squared, so few far images can make up most of it.",
+        "The solvers differ: sinkhorn reads below exact, so pairs above `exact_up_to` do not compare with smaller ones; set one `solver` for all.",
+    )
     citation = "Kantorovich 1942; Peyré and Cuturi 2019, Computational Optimal Transport (arXiv 1803.00567), eq. 2.11 and 4.2"

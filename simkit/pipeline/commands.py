@@ -14,15 +14,16 @@ from simkit.estimators.comparison import Sampling, SizeMatch
 from simkit.execution import Where
 from simkit.extractors.base import Extractor
 from simkit.extractors.projection import Projection, projection_of
+from simkit.pipeline.contents import score_table
 from simkit.pipeline.planning import plan, plan_transfer
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.running import score_study, score_table
+from simkit.pipeline.running import score_study
 from simkit.pipeline.stages import Effort, Embedded, Sessions, check_projection, embed_dataset, projected, read_card, space_of, strictly
 from simkit.registry import ESTIMATORS, EXTRACTORS, SOURCES, build_options
 from simkit.report.content import Unavailable
 from simkit.sources import detect, name_for
 from simkit.store import Store
-from simkit.study import DatasetSpec, NetworkSpec, Study, all_methods, load_datasets, network_of, read_study
+from simkit.study import DatasetSpec, Leakages, NetworkSpec, Study, all_methods, load_datasets, network_of, read_study
 from simkit.tables import ScoreTable
 from simkit.transfer import TransferPlan, TransferResult, run_units
 
@@ -145,7 +146,7 @@ def distance(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str = ("otdd",), *,
     networks: Mapping[str, Any] | None = None, extractor: str | Mapping[str, Any] | Extractor = "torchvision",
     study: Study | str | os.PathLike[str] | None = None, seed: int = 0, repeats: int = 10,
-    size_match: SizeMatch = "auto", draws: int = 5, ceiling: str = "noise", projection: str | None = None, device: str = "auto",
+    size_match: SizeMatch = "auto", draws: int = 5, ceiling: str = "noise", leakage: Leakages = "near", projection: str | None = None, device: str = "auto",
     batch_size: int | None = None, workers: int | None = None, backend: str = "auto", store: str | os.PathLike[str] | None = None, strict: bool = False,
     progress: Progress | None = None,
 ) -> ScoreTable:
@@ -166,6 +167,7 @@ def distance(
             target and its sources; "off": all images.
         draws: random samples of that size, over which a score is averaged.
         ceiling: unrelated data set that is scored against each target as well: "noise", "none", or one of the data sets.
+        leakage: copies of target images that are looked for in the sources, whose scores are flagged: "near" (also changed copies), "exact", "off".
         projection: "pca:64" or "random:64": features are reduced to so many dimensions; PCA is fitted on all data sets that are named here.
         device, batch_size, workers, backend, store, strict, progress: as for :func:`embed`.
 
@@ -173,7 +175,7 @@ def distance(
         ScoreTable: one row per (source, target, method); ``.frame`` is a pandas DataFrame.
     """
     made = study_of(sources, targets, methods, extractor=extractor, study=study, sampling=Sampling(seed, repeats, size_match, draws), ceiling=ceiling,
-                    device=device, store=store, projection=projection_of(projection, "projection"), networks=specs_of(networks or {}))
+                    device=device, store=store, projection=projection_of(projection, "projection"), networks=specs_of(networks or {}), leakage=leakage)
     return scored(made, effort=Effort(batch_size, workers, backend), strict=strict, progress=progress)[0]
 
 
@@ -183,15 +185,17 @@ def scored(
     """The score table of a study, what could not be computed, the data sets without unreadable images, and the evidence behind each score."""
     made = plan(study, strict=strict, probe=False)
     made.store.prepare(need=sum(step.todo for step in made.steps if step.stage == "embed") * 8192)
-    _, kept, _, scores, refused, _ = score_study(made, progress or Progress(), strict=strict, effort=effort)
-    extractor = space_of(study, made.store, kept)
-    return score_table(scores, kept, extractor[:12], made.networks), (*made.impossible, *refused), kept, tuple(s.score.detail for s in scores)
+    found = score_study(made, progress or Progress(), strict=strict, effort=effort)
+    extractor = space_of(study, made.store, found.kept)
+    table = score_table(found.scores, found.kept, extractor[:12], made.networks, found.leakage)
+    return table, (*made.impossible, *found.refused), dict(found.kept), tuple(s.score.detail for s in found.scores)
 
 
 def study_of(
     sources: Sequence[DataLike], targets: DataLike | Sequence[DataLike], methods: Sequence[str | Mapping[str, Any]] | str, *,
     extractor: str | Mapping[str, Any] | Extractor, study: Study | str | os.PathLike[str] | None, sampling: Sampling, ceiling: str, device: str,
     store: str | os.PathLike[str] | None, projection: Projection | None = None, networks: Mapping[str, NetworkSpec] | None = None,
+    leakage: Leakages = "near",
 ) -> Study:
     """A study made of paths or names instead of a file. Two data sets of one name are refused.
 
@@ -233,7 +237,7 @@ def study_of(
         extractor=extractor if isinstance(extractor, Extractor) else EXTRACTORS.build(extractor, "extractor"),  # the plan checks it where it is needed
         methods=tuple(built), all_methods="all" in listed, seed=sampling.seed, repeats=sampling.repeats,
         size_match=sampling.size_match, draws=sampling.draws, ceiling=ceiling, device=device, store=None if store is None else Path(store),
-        projection=projection, networks=taken,
+        projection=projection, networks=taken, leakage=leakage,
     )
 
 

@@ -29,12 +29,16 @@ from simkit.transfer import TransferPlan, plan_units, pretrained
 __all__ = ["Plan", "Step", "plan"]
 
 
+SECONDS_A_LOOK = 0.002
+"""Of decoding an image and keeping what tells copies."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One stage of a study for one item.
 
     Attributes:
-        stage: "check", "embed", "pretrain", "see by" (a network looks at its targets), "gradients", "score" or "finetune".
+        stage: "check", "embed", "look for" (copies), "pretrain", "see by" (a network looks at its targets), "gradients", "score" or "finetune".
         item: data set, method, or pair.
         total: units of work (images, pairs, runs).
         stored: how many of them are in the store already.
@@ -169,10 +173,21 @@ def plan(study: Study, *, strict: bool = False, probe: bool = True) -> Plan:
         transfer = plan_transfer(study, kept, store)
     networks = network_sources(study, transfer) if any(method.view == "network" for method in methods) else {}
     made = Plan(study, describe_device(device), datasets, kept, (), tuple(impossible), methods, transfer, measured, store, networks)
-    steps += [*_looking_steps(made), *_score_steps(made, cards)]
+    steps += [*_copies_steps(made), *_looking_steps(made), *_score_steps(made, cards)]
     if study.protocol is not None and transfer is not None:
         steps.append(Step("finetune", study.protocol.network, len(transfer.runs), len(transfer.done), "runs", transfer.seconds))
     return replace(made, steps=tuple(steps))
+
+
+def _copies_steps(made: Plan) -> list[Step]:
+    """The images that are to be looked at for copies."""
+    from simkit.pipeline.copies import unseen
+
+    left = unseen(made.study, made.readable, made.store)
+    total = sum(len(made.readable[name]) for name in left)
+    if not left:
+        return []
+    return [Step("look for", "copies", total, total - sum(left.values()), "images", SECONDS_A_LOOK * sum(left.values()))]
 
 
 def _check_pairs(study: Study) -> None:

@@ -4,8 +4,10 @@ because they all read these."""
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from simkit.report.content import Content, MethodInfo
@@ -45,6 +47,7 @@ class TransferCell:
         tied: not distinguishable from the best.
         baseline: a reference such as training from scratch, not a source that one could choose.
         reason: why the mean, or some replicate, is undefined.
+        flags: what its replicates are flagged with.
     """
 
     source: str
@@ -57,6 +60,7 @@ class TransferCell:
     tied: bool = False
     baseline: bool = False
     reason: str = ""
+    flags: tuple[str, ...] = ()
 
     @property
     def rank_text(self) -> str:
@@ -176,26 +180,33 @@ def method_infos(content: Content) -> tuple[MethodInfo, ...]:
 
 def score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
     """(method, target, source) -> cell, in the order of the score table. Equal values share the better rank."""
+    return dict(_score_cells(content))
+
+
+@lru_cache(maxsize=2)
+def _score_cells(content: Content) -> dict[tuple[str, str, str], ScoreCell]:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in content.scores.records:
         groups.setdefault((record["method"], record["target"]), []).append(record)
     cells = {}
     for (method, target), records in groups.items():
+        ordered = sorted(float(record["value"]) for record in records)
         for record in records:
             value = float(record["value"])
-            better = sum((other["value"] > value) if record["higher_is_better"] else (other["value"] < value) for other in records)
-            equal = sum(other["value"] == value for other in records) - 1
+            below, upto = bisect_left(ordered, value), bisect_right(ordered, value)
+            better = len(ordered) - upto if record["higher_is_better"] else below
             ends = record.get("lower"), record.get("upper")
             cells[method, target, record["source"]] = ScoreCell(
                 source=record["source"], target=target, method=method, value=value,
                 interval=None if ends[0] is None or ends[1] is None else (float(ends[0]), float(ends[1])),
                 floor=record.get("floor"), n_source=record.get("n_source"), n_target=record.get("n_target"),
-                converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records), equal=equal,
+                converged=record.get("converged") is not False, flags=flags_of(record), rank=better + 1, of=len(records), equal=upto - below - 1,
                 ceiling=record.get("ceiling"), p=record.get("p"), matched=record.get("matched"), kind=record.get("kind") or "",
             )
     return cells
 
 
+@lru_cache(maxsize=2)
 def metric_of(content: Content) -> str:
     """The performance metric as it is written beside numbers, for example ``AUC``; every way to average an AUC over classes is called so."""
     names = {_spelled(record["metric"]).split(" (")[0] for record in content.transfer.of_metric()} if content.transfer else set()
@@ -259,8 +270,16 @@ def rankings(content: Content) -> dict[str, tuple[RankedSource, ...]]:
 
 def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
     """(target, source) -> cell, targets in the order of the ranking, sources best first."""
+    return dict(_transfer_cells(content))
+
+
+@lru_cache(maxsize=2)
+def _transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
     reasons: dict[tuple[str, str], dict[str, None]] = {}
+    flags: dict[tuple[str, str], dict[str, None]] = {}
     for record in content.transfer.of_metric() if content.transfer else ():
+        if record.get("flags"):
+            flags.setdefault((record["target"], record["source"]), {}).update(dict.fromkeys(flags_of(record)))
         if record.get("performance") is None:
             reasons.setdefault((record["target"], record["source"]), {}).update(dict.fromkeys(flags_of(record)))
     cells = {}
@@ -270,7 +289,7 @@ def transfer_cells(content: Content) -> dict[tuple[str, str], TransferCell]:
             ranked = row.mean is not None and not row.baseline
             rank = 1 + sum(mean > (row.ordered_by or 0.0) + 1e-12 for mean in means) if ranked else None
             cells[target, row.source] = TransferCell(row.source, target, row.mean, row.interval, row.n, row.undefined, rank, row.tied, row.baseline,
-                                                     "; ".join(reasons.get((target, row.source), ())))
+                                                     "; ".join(reasons.get((target, row.source), ())), tuple(flags.get((target, row.source), ())))
     return cells
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from simkit.correlation.recommendation import Recommendation
     from simkit.leakage.pairs import Leakage
 
-__all__ = ["Content", "MethodInfo", "Unavailable"]
+__all__ = ["Content", "FigureSize", "MethodInfo", "Unavailable"]
+
+FigureSize = Literal["page", "single", "double"]
+"""Width of figures in files: as drawn for the page, or that of one or two columns of a journal (89 mm, 183 mm)."""
 
 
 @dataclass(frozen=True)

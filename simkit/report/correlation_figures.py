@@ -71,8 +71,8 @@ def save_correlation_figures(found: Correlation, folder: str | os.PathLike[str],
     return (*write_figures(drawn, folder, dpi=dpi), captions)
 
 
-def correlation_content(found: Correlation) -> Content:
-    """The correlation as a report has it: the scores of the methods that are plotted, all performances, sources ranked by them.
+def correlation_content(found: Correlation, *, every_method: bool = False) -> Content:
+    """The correlation as a report has it: the scores of the methods that are plotted (or of all), all performances, sources ranked by them.
 
     Each target has the replicates that all its sources have, as the correlation does, so that its points stand where the correlation saw them.
     """
@@ -82,7 +82,8 @@ def correlation_content(found: Correlation) -> Content:
     layers, replicated = _layers(data), len(data.replicates) > 1
     transfer = _transfer(data, layers, _metric(found))
     content = Content("", (), data.sources, data.targets, "", ScoreTable(()), correlation=found)
-    scores = ScoreTable(tuple(record for method in best_methods(content, SCATTER_MEASURES) for record in _scores(found, data, method)))
+    shown = tuple(data.scores) if every_method else best_methods(content, SCATTER_MEASURES)
+    scores = ScoreTable(tuple(record for method in shown for record in _scores(found, data, method)))
     ranking = {} if replicated else _ranking(data, _metric(found))
     return Content("", (), data.sources, data.targets, "", scores, transfer=transfer, ranking=ranking, correlation=found, score_bars=BARS_OF_SCORES,
                    performance_bars=BARS_OF_REPLICATES if replicated else BARS_OF_NOISE)

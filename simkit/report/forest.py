@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from simkit.report.cells import interval_text, p_text, shortened, signed, statistic_name
 from simkit.report.content import Content
-from simkit.report.drawing import ACCENT, FAINT, PAPER, POINT, NamedFigure, fixed_axes, label
+from simkit.report.drawing import ACCENT, FAINT, PAGE, PAPER, POINT, Format, NamedFigure, fixed_axes, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,11 @@ NUMBERS, P_VALUE, P_MAX = 1.06, 1.94, 2.26
 """Where the printed numbers stand, in units of the correlation: left end of the mean, right ends of the p-values."""
 
 
-def forest_figure(content: Content) -> NamedFigure:
+WITH_INTERVALS = 2.0
+"""Inches of an axis below which the intervals are drawn and not printed: one column of a journal has no room."""
+
+
+def forest_figure(content: Content, form: Format = PAGE) -> NamedFigure:
     """Mean correlations with intervals, best first, baselines last; the p-values are printed beside them."""
     title, found = "Mean rank correlation of each measure with transfer", content.correlation
     methods = [] if found is None else sorted((r for r in found.methods if r.mean is not None), key=lambda result: -(result.mean or 0.0))
@@ -34,21 +38,23 @@ def forest_figure(content: Content) -> NamedFigure:
         why = "Whether similarity predicts transfer was not computed." if found is None else "No measure has a defined rank correlation with transfer."
         return NamedFigure("forest", title, "", missing=why)
     shown = [*((result, False) for result in methods[:MOST_IN_FOREST]), *((result, True) for result in baselines)]
-    labels = [label(result.method + (" (baseline)" if baseline else ""), 30 if len(shown) <= MANY_ROWS else 60) for result, baseline in shown]
+    letters = form.name if form is not PAGE else 30 if len(shown) <= MANY_ROWS else 60
+    labels = [label(result.method + (" (baseline)" if baseline else ""), letters) for result, baseline in shown]
     row = ROW if len(shown) <= MANY_ROWS else DENSE_ROW
     heights = [row + 0.15 * text.count("\n") for text in labels]
-    figure, axes = fixed_axes(4.2, sum(heights) + 0.15)
+    figure, axes = fixed_axes(form.axis, sum(heights) + 0.15)
     positions = [sum(heights[:i]) + heights[i] / 2 for i in range(len(heights))]
     adjusted = any(result.p_max is not None for result, _ in shown)
     axes.axvline(0, color=FAINT, linewidth=1)
     for position, (result, baseline) in zip(positions, shown, strict=True):
-        _row(axes, position, result, baseline, adjusted=adjusted)
-    _frame(axes, sum(heights), found, adjusted=adjusted)
+        _row(axes, position, result, baseline, adjusted=adjusted, form=form)
+    _frame(axes, sum(heights), found, adjusted=adjusted, form=form)
     axes.set_yticks(positions, labels)
-    return NamedFigure("forest", title, _caption(found, len(methods), adjusted=adjusted), figure)
+    narrow = " Intervals are drawn and not printed; the table of agreement has them." if _is_narrow(form) else ""
+    return NamedFigure("forest", title, _caption(found, len(methods), adjusted=adjusted) + narrow, figure)
 
 
-def _row(axes: Axes, position: float, result: MethodResult, baseline: bool, *, adjusted: bool) -> None:
+def _row(axes: Axes, position: float, result: MethodResult, baseline: bool, *, adjusted: bool, form: Format) -> None:
     colour = ACCENT if baseline else POINT
     if result.fixed_sources_interval:
         axes.plot(result.fixed_sources_interval, [position, position], color=colour, alpha=0.3, linewidth=6, solid_capstyle="butt", zorder=1)
@@ -56,22 +62,41 @@ def _row(axes: Axes, position: float, result: MethodResult, baseline: bool, *, a
         axes.plot(result.interval, [position, position], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
     marker: dict[str, Any] = {"marker": "D", "markerfacecolor": PAPER} if baseline else {"marker": "o", "markerfacecolor": colour}
     axes.plot([result.mean or 0.0], [position], markersize=6, color=colour, zorder=3, **marker)
-    mean = "  ".join(part for part in (signed(result.mean), interval_text(result.interval, 2, sign=True)) if part)
-    axes.text(NUMBERS, position, mean, va="center", fontsize=8)
-    for place, p in ((P_VALUE, result.p_value), (P_MAX, result.p_max if adjusted else None)):
-        axes.text(place, position, p_text(p).replace("<", "< "), va="center", ha="right", fontsize=8)
+    numbers, p_value, p_max = _places(form)
+    interval = "" if _is_narrow(form) else interval_text(result.interval, 2, sign=True)
+    axes.text(numbers, position, "  ".join(part for part in (signed(result.mean), interval) if part), va="center", fontsize=form.font)
+    for place, p in ((p_value, result.p_value), (p_max, result.p_max if adjusted else None)):
+        axes.text(place, position, p_text(p).replace("<", "< "), va="center", ha="right", fontsize=form.font)
 
 
-def _frame(axes: Axes, height: float, found: Correlation, *, adjusted: bool) -> None:
+def _is_narrow(form: Format) -> bool:
+    """Whether there is no room for printed intervals."""
+    return form.axis < WITH_INTERVALS
+
+
+def _places(form: Format) -> tuple[float, float, float]:
+    """Where the printed numbers stand for an axis of this width: as far from it as on the page, in inches."""
+    stretch = PAGE.axis / form.axis * form.font / 8
+    if _is_narrow(form):
+        return 1.1, 1.1 + 2.06 * 0.95 / form.axis, 1.1 + 2.06 * 1.4 / form.axis
+    return 1 + (NUMBERS - 1) * stretch, 1 + (P_VALUE - 1) * stretch, 1 + (P_MAX - 1) * stretch
+
+
+def _frame(axes: Axes, height: float, found: Correlation, *, adjusted: bool, form: Format) -> None:
     """Axes, grid, and the heads of the printed columns."""
     axes.set_xlim(-1.03, 1.03)
     axes.set_ylim(height + 0.05, -0.1)
     axes.tick_params(axis="y", length=0)
+    if form is not PAGE:
+        axes.tick_params(labelsize=form.font)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel(f"mean {statistic_name(found)} correlation with performance, over targets")
-    for place, head, side in ((NUMBERS, "mean  [95 %]", "left"), (P_VALUE, "p", "right"), (P_MAX, "max-T" if adjusted else "", "right")):
-        axes.text(place, -0.12, head, va="bottom", ha=side, fontsize=8)
+    axes.set_xlabel(label(f"mean {statistic_name(found)} correlation with performance, over targets", 70 if form is PAGE else 15 * int(form.axis + 1)),
+                    fontsize=9 if form is PAGE else form.font)
+    numbers, p_value, p_max = _places(form)
+    mean = "mean" if _is_narrow(form) else "mean  [95 %]"
+    for place, head, side in ((numbers, mean, "left"), (p_value, "p", "right"), (p_max, "max-T" if adjusted else "", "right")):
+        axes.text(place, -0.12, head, va="bottom", ha=side, fontsize=form.font)
 
 
 def _caption(found: Correlation, defined: int, *, adjusted: bool) -> str:

@@ -1,10 +1,9 @@
-"""Heat maps: performance of every pair, and every measure of the sources of one target."""
+"""Heat maps: performance of every pair, and every measure of the sources of one target, for the page (as tables) and for files (as figures)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from simkit.report.cells import (
     ScoreCell,
@@ -15,40 +14,18 @@ from simkit.report.cells import (
     metric_in_full,
     metric_of,
     number,
+    p_text,
     score_cells,
     shortened,
     transfer_cells,
 )
 from simkit.report.closeness import AT_CHANCE, AT_FLOOR
 from simkit.report.content import Content, MethodInfo
-from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, fixed_axes, label
-from simkit.report.layout import longest_piece, safe_name
+from simkit.report.drawing import PAGE, Format, NamedFigure
+from simkit.report.heat_drawing import MANY_ROWS, STEPS, draw_heat_map
+from simkit.report.layout import safe_name
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["measure_figures", "transfer_figures"]
-
-COLUMNS_IN_MAP = 6
-"""Columns of one heat map; more measures or targets make more maps, so that each fits a page."""
-
-ROW, COLUMN = 0.36, 1.2
-"""Height and width of a heat map's cell, inches."""
-
-MANY_ROWS, DENSE_ROW = 40, 0.21
-"""More rows than that are this high (inches), hold one line each, and no intervals: else the map is longer than anybody scrolls."""
-
-NAME, DENSE_NAME = 26, 60
-"""Letters of a line of a row's name; where there are many rows."""
-
-LETTERS = 13
-"""Letters of a column's head that fit an inch."""
-
-WIDEST = 60
-"""Letters of the longest word of a head for which columns are still made wider."""
-
-SHADES = "viridis"
+__all__ = ["LEAK_MARK", "HeatCell", "HeatMap", "is_leak", "measure_figures", "measure_maps", "score_tip", "transfer_figures", "transfer_maps", "transfer_tip"]
 
 NOT_TOLD = "≈"
 """Behind the value of a source that cannot be told from the target."""
@@ -56,120 +33,132 @@ NOT_TOLD = "≈"
 CHANCE_MARK = "°"
 """Behind a value that shuffled labels give as well."""
 
+LEAK_MARK = "†"
+"""Behind a value that copies of the target's images touch."""
+
+LEAK_TEXT = f"{LEAK_MARK} marks a number that copies of the target's images touch (warnings about copies): do not read it as similarity or transfer."
+
 
 @dataclass(frozen=True)
-class _Cell:
+class HeatCell:
+    """A cell: its shade in 0..1 (1 is best) or None for a plain one, its text, and all that is known about it in one line."""
+
     shade: float | None
     text: str
+    tip: str = ""
+
+    @property
+    def step(self) -> int | None:
+        """Number of the shade on the page (:func:`simkit.report.heat_drawing.shade_rules`), 0 worst."""
+        return None if self.shade is None else round(self.shade * (STEPS - 1))
 
 
-def _heat_map(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[_Cell | None]], *, column_width: float = COLUMN) -> tuple[Figure, Axes]:
-    """Cells shaded by ``shade`` in 0..1 (1 is best), their text printed; None is hatched, a shade of None is left plain.
+@dataclass(frozen=True)
+class HeatMap:
+    """A heat map; without rows there is nothing to draw, and ``missing`` says why.
 
-    Columns are made as wide as the longest word of their heads, so that no name is broken inside a word.
+    Attributes:
+        name: of its file, and id on the page.
+        title: what it shows.
+        caption: how it is read.
+        rows: names.
+        columns: names; a second line says what is better.
+        cells: one line a row; None where a value is missing.
+        ends: text of the worst and of the best shade, and what is shaded.
+        target: that it is about; "" for several.
+        missing: why there is no map.
     """
-    import matplotlib as mpl
-    from matplotlib.patches import Rectangle
 
-    dense = len(rows) > MANY_ROWS
-    row_labels = [label(name, DENSE_NAME if dense else NAME) for name in rows]
-    lines = max((text.count("\n") + 1 for text in row_labels), default=1)
-    lines = max([lines, *(cell.text.count("\n") + 1 for line in cells for cell in line if cell)])
-    height = (DENSE_ROW if dense else ROW) if lines == 1 else 0.17 * lines + 0.12
-    column_width = max([column_width, *((min(longest_piece(name), WIDEST) + 1) / LETTERS for name in columns)])
-    figure, axes = fixed_axes(column_width * len(columns), height * len(rows))
-    shades = mpl.colormaps[SHADES]
-    for i, line in enumerate(cells):
-        for j, cell in enumerate(line):
-            if cell is None:
-                axes.add_patch(Rectangle((j + 0.02, i + 0.04), 0.96, 0.92, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0))
-                axes.text(j + 0.5, i + 0.5, "no value", ha="center", va="center", fontsize=8, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.5})
-                continue
-            colour = INK
-            if cell.shade is not None:
-                face = shades(_position(cell.shade))
-                axes.add_patch(Rectangle((j, i), 1, 1, facecolor=face, edgecolor=PAPER, linewidth=1.2))
-                colour = "#000000" if _luminance(face) > 0.18 else "#ffffff"
-            middle = "center" if "\n" in cell.text else "center_baseline"
-            axes.text(j + 0.5, i + 0.5, cell.text, ha="center", va=middle, fontsize=8, color=colour, linespacing=1.15)
-    axes.set_xlim(0, len(columns))
-    axes.set_ylim(len(rows), 0)
-    axes.set_xticks([j + 0.5 for j in range(len(columns))], [label(name, int(column_width * LETTERS)) for name in columns])
-    axes.set_yticks([i + 0.5 for i in range(len(rows))], row_labels)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure, axes
+    name: str
+    title: str
+    caption: str = ""
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    cells: tuple[tuple[HeatCell | None, ...], ...] = ()
+    ends: tuple[str, str, str] = ("", "", "")
+    target: str = ""
+    missing: str = ""
+
+    @property
+    def shaded(self) -> bool:
+        """Whether any cell has a shade, so that the shades need a legend."""
+        return any(cell is not None and cell.shade is not None for line in self.cells for cell in line)
+
+    def figure(self, form: Format = PAGE) -> NamedFigure:
+        """Drawn for a file."""
+        return NamedFigure(self.name, self.title, self.caption, draw_heat_map(self, form) if self.rows else None, self.missing)
 
 
-def _position(shade: float) -> float:
-    """Place of a shade (0 worst, 1 best) in the colour map, without its darkest end, which vanishes on a dark page."""
-    return 0.14 + 0.82 * shade
+def is_leak(flags: Iterable[str]) -> bool:
+    """Whether flags say that copies of the target's images touch a number."""
+    return any(flag.startswith("leak:") for flag in flags)
 
 
-def _luminance(colour: tuple[float, ...]) -> float:
-    """Relative luminance (WCAG 2.1): above 0.18, black has the higher contrast on it."""
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+def transfer_figures(content: Content, form: Format = PAGE) -> list[NamedFigure]:
+    """:func:`transfer_maps` drawn for files."""
+    return [found.figure(form) for found in transfer_maps(content, form.columns)]
 
 
-def _shade_bar(figure: Figure, axes: Axes, low: str, high: str, title: str) -> None:
-    """A legend of the shades under a heat map."""
-    import matplotlib as mpl
-    from matplotlib.patches import Rectangle
-
-    width, height = figure.get_size_inches()
-    bar = figure.add_axes((axes.get_position().x0, axes.get_position().y0 - 0.42 / height, 1.6 / width, 0.12 / height))
-    for step in range(32):
-        bar.add_patch(Rectangle((step / 32, 0), 1 - step / 32, 1, facecolor=mpl.colormaps[SHADES](_position(step / 31)), linewidth=0))
-    bar.set_axis_off()
-    bar.text(0, -0.5, low, ha="left", va="top", fontsize=8)
-    bar.text(1, -0.5, high, ha="right", va="top", fontsize=8)
-    bar.text(1.06, 0.5, title, ha="left", va="center", fontsize=8)
+def measure_figures(content: Content, form: Format = PAGE) -> list[NamedFigure]:
+    """:func:`measure_maps` drawn for files."""
+    return [found.figure(form) for found in measure_maps(content, form.columns)]
 
 
-def transfer_figures(content: Content) -> list[NamedFigure]:
-    """Performance of every source on every target with its rank; more targets than fit a page make several maps."""
+def transfer_maps(content: Content, columns: int = PAGE.columns) -> list[HeatMap]:
+    """Performance of every source on every target with its rank; more targets than ``columns`` make several maps."""
     cells, metric = transfer_cells(content), metric_of(content)
     averaged = any(cell.n > 1 for cell in cells.values())
     title = f"{'Mean ' + metric if averaged or not cells else metric[:1].upper() + metric[1:]} of each source on each target"
     means = [cell.mean for cell in cells.values() if cell.mean is not None]
     if not means:
-        return [NamedFigure("transfer", title, "", missing="No transfer was measured, so there is no map of it.")]
+        return [HeatMap("transfer", title, missing="No transfer was measured, so there is no map of it.")]
     targets = [target for target in content.targets if any(key[0] == target for key in cells)]
-    blocks = [targets[start : start + COLUMNS_IN_MAP] for start in range(0, len(targets), COLUMNS_IN_MAP)]
+    blocks = [targets[start : start + columns] for start in range(0, len(targets), columns)]
     if len(blocks) == 1:
-        return [_transfer_figure(content, cells, targets, (min(means), max(means)), "transfer", title)]
-    return [_transfer_figure(content, cells, block, (min(means), max(means)), f"transfer-{part}", f"{title} ({part} of {len(blocks)})")
+        return [_transfer_map(content, cells, targets, (min(means), max(means)), "transfer", title)]
+    return [_transfer_map(content, cells, block, (min(means), max(means)), f"transfer-{part}", f"{title} ({part} of {len(blocks)})")
             for part, block in enumerate(blocks, 1)]
 
 
-def _transfer_figure(
+def _transfer_map(
     content: Content, cells: Mapping[tuple[str, str], TransferCell], targets: Sequence[str], ends: tuple[float, float], name: str, title: str,
-) -> NamedFigure:
+) -> HeatMap:
     low, high = ends
     sources = [source for source in dict.fromkeys((*content.sources, *(key[1] for key in cells))) if any((target, source) in cells for target in targets)]
     dense, digits = len(sources) > MANY_ROWS, _digits(cells.values())
     rows, missing = [], []
     for source in sources:
-        line: list[_Cell | None] = []
+        line: list[HeatCell | None] = []
         for target in targets:
             cell = cells.get((target, source))
             if cell is None and is_self_pair(content, source, target):
-                line.append(_Cell(None, "itself"))
+                line.append(HeatCell(None, "itself"))
             elif cell is None or cell.mean is None:
                 line.append(None)
                 missing.append(f"{source} -> {target}")
             else:
-                text = _transfer_label(cell, digits, interval=not dense)
-                line.append(_Cell((cell.mean - low) / (high - low) if high > low else 1.0, text))
-        rows.append(line)
-    longest = max(len(part) for line in rows for one in line if one for part in one.text.split("\n"))
-    figure, axes = _heat_map(sources, targets, rows, column_width=max(1.35, (longest + 2) / LETTERS))
-    _shade_bar(figure, axes, f"{low:.{digits}f}", f"{high:.{digits}f}", metric_of(content))
+                shade = (cell.mean - low) / (high - low) if high > low else 1.0
+                line.append(HeatCell(shade, _transfer_label(cell, digits, interval=not dense), transfer_tip(cell, metric_of(content), digits)))
+        rows.append(tuple(line))
     caption = _transfer_caption(content, [cell for (target, _), cell in cells.items() if target in targets], dense=dense)
-    return NamedFigure(name, title, caption + (f" Hatched: no value ({shortened(missing)})." if missing else ""), figure)
+    caption += f" Hatched: no value ({shortened(missing)})." if missing else ""
+    return HeatMap(name, title, caption, tuple(sources), tuple(targets), tuple(rows), (f"{low:.{digits}f}", f"{high:.{digits}f}", metric_of(content)))
+
+
+def transfer_tip(cell: TransferCell, metric: str, digits: int = 3) -> str:
+    """``isic -> busi: AUC 0.912 [0.880, 0.940], rank 2 (not distinguishable from the best), n 5``."""
+    value = "undefined" if cell.mean is None else f"{metric} {cell.mean:.{digits}f} {interval_text(cell.interval, digits)}".strip()
+    rank = "" if cell.rank is None else f"rank {cell.rank}{' (not distinguishable from the best)' if cell.tied else ''}"
+    return ", ".join(part for part in (f"{cell.source} -> {cell.target}: {value}", "baseline" if cell.baseline else rank, f"n {cell.n}", *cell.flags) if part)
+
+
+def score_tip(cell: ScoreCell) -> str:
+    """``isic -> busi, otdd: 12.3 [11.2, 13.4], rank 2 of 6, n 240 and 300``, with floor, p and flags where there are such."""
+    sizes = "" if cell.n_source is None or cell.n_target is None else f"n {cell.n_source} and {cell.n_target}"
+    floor = "" if cell.floor is None else f"{'shuffled labels' if cell.kind == 'transferability' else 'floor'} {number(cell.floor)}"
+    parts = (f"{cell.source} -> {cell.target}, {cell.method}: {number(cell.value)} {interval_text(cell.interval)}".strip(), f"rank {cell.rank_text}", floor,
+             f"p {p_text(cell.p)}" if cell.p is not None else "", sizes, "" if cell.converged else "solver did not converge", *cell.flags)
+    return ", ".join(part for part in parts if part)
 
 
 def _transfer_caption(content: Content, cells: Sequence[TransferCell], *, dense: bool) -> str:
@@ -180,6 +169,7 @@ def _transfer_caption(content: Content, cells: Sequence[TransferCell], *, dense:
     text += f", and rank within the target (#1 is best{tied})."
     if not any(cell.interval for cell in cells):
         text += " Nothing is known of the noise of these values, so ranks may differ by it alone."
+    text += f" {LEAK_TEXT}" if any(is_leak(cell.flags) for cell in cells) else ""
     return text + (f" Intervals are not printed, because there are more than {MANY_ROWS} sources." if dense else "")
 
 
@@ -190,23 +180,26 @@ def _digits(cells: Iterable[TransferCell]) -> int:
 
 
 def _transfer_label(cell: TransferCell, digits: int, *, interval: bool) -> str:
-    first = f"{cell.mean:.{digits}f}  {cell.rank_text}".rstrip()
+    first = f"{cell.mean:.{digits}f}  {cell.rank_text}{LEAK_MARK if is_leak(cell.flags) else ''}".rstrip()
     return "\n".join(part for part in (first, interval_text(cell.interval, digits) if interval else "") if part)
 
 
-def measure_figures(content: Content) -> list[NamedFigure]:
+def measure_maps(content: Content, columns: int = PAGE.columns) -> list[HeatMap]:
+    """Per target every measure of its sources, at most ``columns`` of them in a map."""
     cells, infos = score_cells(content), method_infos(content)
     out = []
     for number_of, target in enumerate(content.targets, 1):
         name = f"measures-{safe_name(target, otherwise=str(number_of))}"
-        methods = [info for info in infos if any(key[:2] == (info.name, target) for key in cells)]
+        own = {(key[0], key[2]): cell for key, cell in cells.items() if key[1] == target}
+        scored = {method for method, _ in own}
+        methods = [info for info in infos if info.name in scored]
         if not methods:
-            out.append(NamedFigure(name, f"Similarity to {target}", "", missing=f"No measure has a value for {target}."))
-        blocks = [methods[start : start + COLUMNS_IN_MAP] for start in range(0, len(methods), COLUMNS_IN_MAP)]
+            out.append(HeatMap(name, f"Similarity to {target}", target=target, missing=f"No measure has a value for {target}."))
+        blocks = [methods[start : start + columns] for start in range(0, len(methods), columns)]
         for part, block in enumerate(blocks, 1):
             of = f" ({part} of {len(blocks)})" if len(blocks) > 1 else ""
-            figure = _measure_figure(content, cells, target, block, f"{name}-{part}" if of else name, f"Similarity to {target} by every measure{of}")
-            out.append(replace(figure, caption=f"{_reading(cells.values(), target)} {figure.caption}".strip()) if part == 1 else figure)
+            found = _measure_map(content, own, target, block, f"{name}-{part}" if of else name, f"Similarity to {target} by every measure{of}")
+            out.append(replace(found, caption=f"{_reading(own.values(), target)} {found.caption}".strip()) if part == 1 else found)
     return out
 
 
@@ -224,6 +217,7 @@ def _reading(cells: Iterable[ScoreCell], target: str) -> str:
         text += f" {NOT_TOLD} marks a source that was found {AT_FLOOR} in this way." if any(AT_FLOOR in cell.flags for cell in own) else ""
     if any(cell.ceiling is not None for cell in own):
         text += " The row ceiling is the value of an unrelated data set (pictures of noise, unless the study names another); a source can lie beyond it."
+    text += f" {LEAK_TEXT}" if any(is_leak(cell.flags) for cell in own) else ""
     sizes = sorted({cell.matched for cell in own if cell.matched is not None})
     if sizes:
         shown = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} or {sizes[-1]:,}"
@@ -231,31 +225,31 @@ def _reading(cells: Iterable[ScoreCell], target: str) -> str:
     return text
 
 
-def _measure_figure(
-    content: Content, cells: dict[tuple[str, str, str], ScoreCell], target: str, methods: Sequence[MethodInfo], name: str, title: str,
-) -> NamedFigure:
-    sources = [s for s in dict.fromkeys((*content.sources, *(key[2] for key in cells))) if any((info.name, target, s) in cells for info in methods)]
-    grid, missing = [], []
+def _measure_map(
+    content: Content, cells: Mapping[tuple[str, str], ScoreCell], target: str, methods: Sequence[MethodInfo], name: str, title: str,
+) -> HeatMap:
+    sources = [s for s in dict.fromkeys((*content.sources, *(source for _, source in cells))) if any((info.name, s) in cells for info in methods)]
+    grid: list[tuple[HeatCell | None, ...]] = []
+    missing = []
     for source in sources:
-        found = [cells.get((info.name, target, source)) for info in methods]
+        found = [cells.get((info.name, source)) for info in methods]
         itself = is_self_pair(content, source, target)
         missing += [f"{info.name} of {source}" for info, cell in zip(methods, found, strict=True) if cell is None and not itself]
-        grid.append([_score_cell(cell, itself=itself) for cell in found])
-    columns = [[cell for key, cell in cells.items() if key[:2] == (info.name, target)] for info in methods]
+        grid.append(tuple(_score_cell(cell, itself=itself) for cell in found))
+    columns = [[cell for (method, _), cell in cells.items() if method == info.name] for info in methods]
     labels = list(sources)
     for scale, label_of in (("halves", "floor"), ("chance", "shuffled"), ("ceiling", "ceiling")):
         values = [sorted({getattr(cell, scale) for cell in column if getattr(cell, scale) is not None}) for column in columns]
         if any(values):
             labels.append(label_of)
-            grid.append([_Cell(None, _range(value)) for value in values])
-    heads = [f"{info.name}\n{'higher = better' if info.higher_is_better else 'lower = closer'}" for info in methods]
-    figure, axes = _heat_map(labels, heads, grid)
-    _shade_bar(figure, axes, "last", "first", "rank within the measure")
+            grid.append(tuple(HeatCell(None, _range(value)) for value in values))
+    heads = tuple(f"{info.name}\n{'higher = better' if info.higher_is_better else 'lower = closer'}" for info in methods)
     constant = [column[0].method for column in columns if column[0].constant]
     parts = [f"Not shaded, because the value is the same for every source: {', '.join(constant)}." if constant else "",
              "! marks a solver that did not converge." if any(not cell.converged for column in columns for cell in column) else "",
              f"Hatched: no value ({shortened(missing)})." if missing else ""]
-    return NamedFigure(name, title, " ".join(part for part in parts if part), figure)
+    caption = " ".join(part for part in parts if part)
+    return HeatMap(name, title, caption, tuple(labels), heads, tuple(grid), ("last", "first", "rank within the measure"), target)
 
 
 def _range(values: Sequence[float]) -> str:
@@ -263,9 +257,9 @@ def _range(values: Sequence[float]) -> str:
     return "none" if not values else "\n".join(dict.fromkeys(number(value) for value in (values[0], values[-1])))
 
 
-def _score_cell(cell: ScoreCell | None, *, itself: bool) -> _Cell | None:
+def _score_cell(cell: ScoreCell | None, *, itself: bool) -> HeatCell | None:
     if cell is None:
-        return _Cell(None, "itself") if itself else None
-    marks = (NOT_TOLD if AT_FLOOR in cell.flags else "") + (CHANCE_MARK if AT_CHANCE in cell.flags else "") + ("" if cell.converged else "!")
+        return HeatCell(None, "itself") if itself else None
+    marks = (NOT_TOLD if AT_FLOOR in cell.flags else "") + (CHANCE_MARK if AT_CHANCE in cell.flags else "") + (LEAK_MARK if is_leak(cell.flags) else "")
     shade = None if cell.constant or cell.of == 1 else (cell.of - cell.average_rank) / (cell.of - 1)
-    return _Cell(shade, f"{number(cell.value)} {marks}".rstrip())
+    return HeatCell(shade, f"{number(cell.value)} {marks}{'' if cell.converged else '!'}".rstrip(), score_tip(cell))

@@ -17,9 +17,11 @@ from simkit.report.drawing import FAINT, INK, PAPER, NamedFigure, svg_text
 from simkit.report.layout import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from markupsafe import Markup
 
-__all__ = ["drawn", "html_page", "image_uri", "inline_svg", "json_for_script", "json_uri"]
+__all__ = ["drawn", "html_page", "image_uri", "inline_svg", "json_for_script"]
 
 THUMBNAIL = 96
 """Longest side of a thumbnail, pixels."""
@@ -63,11 +65,6 @@ def html_page(template: str, *, title: str, scripts: tuple[str, ...] = (), style
     )
 
 
-def json_uri(text: str) -> str:
-    """JSON as a data: address, so that it can be saved with scripts off and no network."""
-    return "data:application/json;base64," + base64.b64encode(text.encode("utf-8")).decode("ascii")
-
-
 def json_for_script(value: Any) -> Markup:
     """A value (or the text of one) as JSON for inside a script element of type application/json."""
     from markupsafe import Markup
@@ -86,16 +83,32 @@ def inline_svg(svg: str, name: str, label: str) -> Markup:
     colours = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
 
     def tag(match: re.Match[str]) -> str:
-        text = re.sub(r'\bid="', f'id="{name}-', match[0])
+        text = re.sub(r'(?<=<g) id="[a-z0-9]+_[0-9]+"| transform="rotate\(-0 [^"]*"|font-family: [^;"]*; ', "", match[0])  # what nothing refers to or needs
+        text = re.sub(r"(\.[0-9]{2})[0-9]+", r"\1", text)
+        text = re.sub(r'\bid="', f'id="{name}-', text)
         text = re.sub(r"url\(#", f"url(#{name}-", text)
         text = re.sub(r'href="#', f'href="#{name}-', text)
         return re.sub("|".join(colours), lambda colour: colours[colour[0]], text)
 
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
-    body = re.sub(r"<[^>]+>", tag, body)
+    body = re.sub(r"\n\s*", "\n", re.sub(r"<[^>]+>", tag, body))
     body = re.sub(r'(?<=\s)(width|height)="([0-9.]+)pt"', lambda size: f'{size[1]}="{float(size[2]) * SCREEN:.1f}pt"', body, count=2)
     return Markup(body.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))  # noqa: S704 - text was escaped by the SVG writer
+
+
+def _with_tips(svg: Markup, name: str, tips: Mapping[str, tuple[str, ...]]) -> Markup:
+    """The drawing with a title on every point: what a browser shows on hovering, and ``tooltips.js`` on focus as well."""
+    from markupsafe import Markup, escape
+
+    text = str(svg)
+    for group, said in tips.items():
+        start = text.index(f'<g id="{name}-{group}"')
+        head, *uses = re.split(r"(?=<use )", text[start:], maxsplit=len(said))
+        marked = [re.sub(r"^<use [^>]*/>", lambda use, tip=tip: f'<g class="point"><title>{escape(visible(tip))}</title>{use[0]}</g>', one)
+                  for one, tip in zip(uses, said, strict=True)]
+        text = text[:start] + head + "".join(marked)
+    return Markup(text)  # noqa: S704 - only escaped text was added
 
 
 def image_uri(pixels: np.ndarray, side: int = THUMBNAIL) -> str:
@@ -111,5 +124,8 @@ def image_uri(pixels: np.ndarray, side: int = THUMBNAIL) -> str:
 
 def drawn(item: NamedFigure) -> dict[str, Any]:
     """A figure as the macro ``picture`` takes it."""
-    svg = None if item.figure is None else inline_svg(svg_text(item.figure), item.name, f"{item.title}. The numbers are in the tables of this section.")
+    svg = None
+    if item.figure is not None:
+        label = f"{item.title}. The numbers are in the tables of this section."
+        svg = _with_tips(inline_svg(svg_text(item.figure), item.name, label), item.name, item.tips)
     return {"name": item.name, "title": item.title, "caption": item.caption, "missing": item.missing, "svg": svg}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simkit.report.cautions import influence_text, range_text, undefined_reason
 from simkit.report.cells import (
+    TransferCell,
     flags_of,
     interval_text,
     method_infos,
@@ -27,14 +30,16 @@ from simkit.report.cells import (
 )
 from simkit.report.closeness import closeness
 from simkit.report.content import Content
-from simkit.report.layout import safe_name, unique
 from simkit.report.text import colour_text, has_signs, remark
 from simkit.tables import csv_text
 
 if TYPE_CHECKING:
     from simkit.correlation import TargetResult
 
-__all__ = ["PageCell", "PageTable", "answer_tables", "make_table", "page_tables"]
+__all__ = ["PageCell", "PageTable", "closeness_table", "make_table", "number_cell", "packed", "page_tables", "ranking_table", "text_cell"]
+
+PLAIN, LARGEST = 1_000_000, 4_000_000
+"""Bytes above which a file inside the page is compressed; bytes, compressed, above which it is not in the page."""
 
 INTERVALS = "95 % intervals allow for the training images that folds share (Nadeau and Bengio 2003)"
 
@@ -67,20 +72,35 @@ class PageTable:
     rows: tuple[tuple[PageCell, ...], ...]
     csv: str
 
-    @property
-    def href(self) -> str:
-        """The CSV as a data: address, so that it can be saved with scripts off and no network."""
-        return "data:text/csv;charset=utf-8;base64," + base64.b64encode(self.csv.encode("utf-8", errors="replace")).decode("ascii")
+    @cached_property
+    def download(self) -> tuple[str, str]:
+        """Name and data: address of the CSV, so that it can be saved with scripts off and no network; no address for one too large for a page."""
+        return packed(f"{self.name}.csv", self.csv, "text/csv;charset=utf-8")
 
 
-def _text(value: Any) -> PageCell:
+def text_cell(value: Any) -> PageCell:
+    """Text; nothing for None."""
     return PageCell("" if value is None else str(value))
 
 
-def _number(value: float | None, digits: int | None = None) -> PageCell:
+def number_cell(value: float | None, digits: int | None = None) -> PageCell:
+    """A number to four significant digits, or to ``digits`` after the point; nothing for None."""
     if value is None:
         return PageCell("")
     return PageCell(number(value) if digits is None else f"{value:.{digits}f}", float(value))
+
+
+_text, _number = text_cell, number_cell
+
+
+def packed(name: str, text: str, kind: str) -> tuple[str, str]:
+    """A file name and a data: address for a text: as it is, above 1 MB compressed (gzip), and above 4 MB even so no address at all ("")."""
+    data = text.encode("utf-8", errors="replace")
+    if len(data) > PLAIN:
+        name, kind, data = f"{name}.gz", "application/gzip", gzip.compress(data, 6, mtime=0)
+    if len(data) > LARGEST:
+        return name.removesuffix(".gz"), ""
+    return name, f"data:{kind};base64," + base64.b64encode(data).decode("ascii")
 
 
 def make_table(name: str, caption: str, columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[PageCell]], csv: str) -> PageTable:
@@ -92,14 +112,7 @@ def _ends(interval: tuple[float, float] | None) -> tuple[float | None, float | N
     return interval or (None, None)
 
 
-def answer_tables(content: Content) -> list[tuple[str, PageTable | None]]:
-    """Per target: its sources in order of measured performance; without such, the order of each measure; None without both."""
-    names = unique([safe_name(target, otherwise=str(number)) for number, target in enumerate(content.targets, 1)])
-    return [(target, _ranking_table(content, name, target) or _closeness_table(content, name, target))
-            for target, name in zip(content.targets, names, strict=True)]
-
-
-def _closeness_table(content: Content, name: str, target: str) -> PageTable | None:
+def closeness_table(content: Content, name: str, target: str) -> PageTable | None:
     """The order in which each measure puts the sources of one target."""
     columns = [("measure", False), ("kind", False), ("sources, most similar first", False), ("value of the first", True), ("95 % interval", False),
                ("remark", False)]
@@ -117,16 +130,22 @@ def _closeness_table(content: Content, name: str, target: str) -> PageTable | No
     return make_table(f"closest-{name}", caption, columns, rows, csv_text(head, raw))
 
 
-def _ranking_table(content: Content, name: str, target: str) -> PageTable | None:
+def _remark(cell: TransferCell) -> str:
+    """What must be said beside a performance, its flags included."""
+    said = remark(cell)
+    return "; ".join(part for part in (said, *(flag for flag in cell.flags if flag not in said)) if part)
+
+
+def ranking_table(content: Content, name: str, target: str) -> PageTable | None:
     """The sources of one target in order of measured performance; None when nothing is ranked."""
     cells, metric, rows, raw = transfer_cells(content), metric_of(content), [], []
     for row in rankings(content).get(target, ()):
         cell = cells[target, row.source]
         rank = PageCell("" if cell.rank is None else str(cell.rank), cell.rank)
         rows.append([rank, _text(row.source), _number(cell.mean, 3), _text(interval_text(cell.interval, 3)), _number(cell.n), _number(row.gap_to_best, 3),
-                     _text(interval_text(row.gap_interval, 3)), _number(row.probability_best, 2), _text(remark(cell))])
+                     _text(interval_text(row.gap_interval, 3)), _number(row.probability_best, 2), _text(_remark(cell))])
         raw.append([target, cell.rank, row.source, cell.mean, *_ends(cell.interval), cell.n, row.gap_to_best, *_ends(row.gap_interval),
-                    row.probability_best, cell.tied, cell.baseline, remark(cell)])
+                    row.probability_best, cell.tied, cell.baseline, _remark(cell)])
     if not rows:
         return None
     columns = [("rank", True), ("source", False), (f"mean {metric}", True), ("95 % interval", False), ("n", True), ("gap to best", True),
@@ -161,7 +180,7 @@ def transfer_table(content: Content) -> PageTable | None:
     columns = [("source", False), ("target", False), (f"mean {metric}", True), ("95 % interval", False), ("n", True), ("undefined", True), ("rank", True),
                ("remark", False)]
     rows = [[_text(c.source), _text(c.target), _number(c.mean, 3), _text(interval_text(c.interval, 3)), _number(c.n), _number(c.undefined),
-             PageCell(c.rank_text, c.rank), _text(remark(c))] for c in cells.values()]
+             PageCell(c.rank_text, c.rank), _text(_remark(c))] for c in cells.values()]
     csv = content.transfer.untimed.to_csv() if content.transfer else csv_text(
         ["source", "target", "mean", "lower", "upper", "n"], [[c.source, c.target, c.mean, *_ends(c.interval), c.n] for c in cells.values()])
     return make_table("transfer", f"Measured transfer: mean {metric_in_full(content)} over n replicates; {INTERVALS}", columns, rows, csv)

@@ -16,6 +16,7 @@ from simkit.report.cells import (
     is_self_pair,
     method_infos,
     metric_of,
+    p_text,
     score_cells,
     shortened,
     signed,
@@ -23,7 +24,8 @@ from simkit.report.cells import (
     transfer_cells,
 )
 from simkit.report.content import Content, MethodInfo
-from simkit.report.drawing import ACCENT, FAINT, POINT, NamedFigure, blank, label
+from simkit.report.drawing import ACCENT, FAINT, PAGE, POINT, Format, NamedFigure, blank, label
+from simkit.report.heat_maps import LEAK_MARK, is_leak, score_tip
 from simkit.report.layout import safe_name, text_width
 
 if TYPE_CHECKING:
@@ -35,10 +37,17 @@ __all__ = ["SCATTER_MEASURES", "scatter_figures"]
 SCATTER_MEASURES = 4
 """Measures that are plotted against transfer: those that agree best with it."""
 
-PANELS_IN_ROW = 3
+MOST_PANELS, FULL_PANELS = 30, 6
+"""Targets that one figure has panels for, the first of the study; targets where some panel has more than ``MOST_NUMBERED`` points."""
 
-PANEL, WIDE_PANEL, MANY_POINTS = 2.2, 3.4, 16
-"""Side of a panel, inches; its side where some panel has more than so many points, whose numbers need room."""
+WIDE_PANEL, MANY_POINTS = 3.4, 16
+"""Side of a panel in inches where some panel has more than so many points, whose numbers need room (where the format leaves it)."""
+
+WIDE_IN_ROW = 2
+"""Such panels in a row."""
+
+MOST_NUMBERED = 60
+"""Points of a panel beyond which none has its number: they would hide each other."""
 
 GUTTER = 0.7
 """Between the panels of a row, inches."""
@@ -49,7 +58,7 @@ MARK, LETTER = 0.45, 0.07
 Point: TypeAlias = tuple[str, ScoreCell, TransferCell]
 
 
-def scatter_figures(content: Content) -> list[NamedFigure]:
+def scatter_figures(content: Content, form: Format = PAGE) -> list[NamedFigure]:
     """One figure a measure, for the few that agree best with transfer."""
     cells, transfers = score_cells(content), transfer_cells(content)
     out: list[NamedFigure] = []
@@ -58,7 +67,7 @@ def scatter_figures(content: Content) -> list[NamedFigure]:
         panels = {target: points for target, points in found.items() if len(points) > 1}
         if panels:
             without = [target for target in content.targets if target not in panels]
-            out.append(_scatter_figure(content, method, panels, without, f"scatter-{safe_name(method, otherwise=str(len(out) + 1))}"))
+            out.append(_scatter_figure(content, method, panels, without, f"scatter-{safe_name(method, otherwise=str(len(out) + 1))}", form))
     if not out:
         undefined = content.correlation is not None and not best_methods(content, 1)
         why = ("No measure has a defined rank correlation with transfer." if undefined else
@@ -76,34 +85,50 @@ def _points(
     return [(cell.source, cell, transfer) for cell, transfer in found if transfer is not None and transfer.mean is not None]
 
 
-def _scatter_figure(content: Content, method: str, panels: Mapping[str, Sequence[Point]], without: Sequence[str], name: str) -> NamedFigure:
+def _scatter_figure(
+    content: Content, method: str, every: Mapping[str, Sequence[Point]], without: Sequence[str], name: str, form: Format,
+) -> NamedFigure:
     info = next(info for info in method_infos(content) if info.name == method)
+    crowded = max(len(points) for points in every.values()) > MOST_NUMBERED
+    panels = dict(list(every.items())[: FULL_PANELS if crowded else MOST_PANELS])
     numbers = {source: i for i, source in enumerate(dict.fromkeys((*content.sources, *(s for points in panels.values() for s, _, _ in points))), 1)}
     used = {source for points in panels.values() for source, _, _ in points}
     key = [(str(i), label(source, 34)) for source, i in numbers.items() if source in used]
-    columns = min(len(panels), PANELS_IN_ROW)
-    side = WIDE_PANEL if max(len(points) for points in panels.values()) > MANY_POINTS else PANEL
-    longest = max(text_width(line) for _, text in key for line in text.split("\n"))
+    most = max(len(points) for points in panels.values())
+    side = WIDE_PANEL if most > MANY_POINTS and form is PAGE else form.panel
+    columns = min(len(panels), form.panels if side == form.panel else WIDE_IN_ROW)
+    key = [] if crowded else key
+    longest = max((text_width(line) for _, text in key for line in text.split("\n")), default=1)
     key_columns = max(1, min(len(key), int(columns * (side + GUTTER) / (MARK + LETTER * longest))))
     key_height = 0.16 * max(sum(text.count("\n") + 1 for _, text in key[start::key_columns]) for start in range(key_columns)) + 0.35
-    head = 0.2 + 0.17 * max(label(target).count("\n") + 1 for target in panels)
+    titles = {target: "\n".join(part for part in (label(target), _verdict(content, method, target)) if part) for target in panels}
+    head = 0.2 + 0.17 * max(title.count("\n") for title in titles.values())
     foot = 0.46 + 0.16 * (_x_label(info, "1e-10").count("\n") + 1)
     each = side + foot + head
+    font = 9.0 if form is PAGE else form.font
+    over = _over_all(content, method, int((side + GUTTER) * columns * 115 / font))
     width, height = 0.9 + (side + GUTTER) * columns, each * math.ceil(len(panels) / columns) + key_height
     figure = blank(width, height)
+    if over:
+        figure.text(0.8 / width, 1 + 0.12 / height, over, ha="left", va="bottom", fontsize=font)
+    tips: dict[str, tuple[str, ...]] = {}
     for place, (target, points) in enumerate(panels.items()):
         row, column = divmod(place, columns)
         axes = figure.add_axes(((0.8 + (side + GUTTER) * column) / width, (height - (row + 1) * each + foot) / height, side / width, side / height))
-        _scatter(axes, points, info, numbers, side)
-        axes.set_title("\n".join(part for part in (label(target), _verdict(content, method, target)) if part), loc="left", fontsize=8.5)
+        tips |= _scatter(axes, points, info, numbers if key else {}, side, place)
+        axes.set_title(titles[target], loc="left", fontsize=8.5 if form is PAGE else form.font)
         axes.set_ylabel(label(metric_of(content), 30) if column == 0 else "")
     _key(figure, [key[start::key_columns] for start in range(key_columns)], (side + GUTTER) * columns / key_columns, key_height)
-    return NamedFigure(name, f"Similarity against transfer: {method}", _caption(content, info, panels, without), figure)
+    caption = _caption(content, info, panels, without)
+    caption += "" if key else f" Points have no numbers, tooltips and bars, because there are more than {MOST_NUMBERED} in a panel; the tables name them."
+    caption += f" Drawn are the first {len(panels)} of {len(every)} targets." if len(every) > len(panels) else ""
+    return NamedFigure(name, f"Similarity against transfer: {method}", caption, figure, tips={} if crowded else tips)
 
 
 def _caption(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[Point]], without: Sequence[str]) -> str:
     points = [point for panel in panels.values() for point in panel]
     text = "One point a source, numbered as in the key; one panel a target. Right is always more similar"
+    text += ", a dagger marks pairs that copies of images touch" if any(is_leak((*cell.flags, *transfer.flags)) for _, cell, transfer in points) else ""
     text += "." if info.higher_is_better else ": the axis of a distance runs backwards."
     bars = {"Horizontal": content.score_bars if any(cell.interval for _, cell, _ in points) else "",
             "Vertical": content.performance_bars if any(transfer.interval for _, _, transfer in points) else ""}
@@ -118,15 +143,29 @@ def _caption(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[P
 
 
 def _verdict(content: Content, method: str, target: str) -> str:
-    """n and the primary coefficient of the target, with its interval where there is one (Spearman's)."""
+    """n and the primary coefficient of the target, with its interval and p where there are such (Spearman's)."""
     found = content.correlation
     one = next((t for result in (found.methods if found else ()) if result.method == method for t in result.targets if t.target == target), None)
     if found is None or one is None:
         return ""
-    value, interval = {"kendall": (one.kendall, None), "weighted-tau": (one.weighted_tau, None)}.get(found.statistic, (one.spearman, one.interval))
+    value, interval, p = {"kendall": (one.kendall, None, None), "weighted-tau": (one.weighted_tau, None, None)}.get(
+        found.statistic, (one.spearman, one.interval, one.p_value))
     if value is None:
         return f"n = {one.n}, undefined"
-    return f"n = {one.n}, {statistic_name(found)} {signed(value)} {interval_text(interval, 2, sign=True)}".rstrip()
+    first = f"n = {one.n}, {statistic_name(found)} {signed(value)} {interval_text(interval, 2, sign=True)}".rstrip()
+    return first if p is None else f"{first}\np {p_text(p)}"
+
+
+def _over_all(content: Content, method: str, letters: int) -> str:
+    """The verdict over all targets: mean coefficient, its interval, and p, also adjusted for the number of measures."""
+    found = content.correlation
+    one = next((result for result in (found.methods if found else ()) if result.method == method), None)
+    if found is None or one is None or one.mean is None or len(one.targets) < 2:
+        return ""
+    said = f"All {len(one.targets)} targets: mean {statistic_name(found)} {signed(one.mean)} {interval_text(one.interval, 2, sign=True)}".rstrip()
+    parts = (said, f"p {p_text(one.p_value)}" if one.p_value is not None else "",
+             f"p {p_text(one.p_max)} adjusted for {len(found.methods)} measures" if one.p_max is not None and len(found.methods) > 1 else "")
+    return label(", ".join(part for part in parts if part), letters)
 
 
 def _x_label(info: MethodInfo, power: str = "") -> str:
@@ -134,18 +173,24 @@ def _x_label(info: MethodInfo, power: str = "") -> str:
     return label(f"{info.name} ({'higher = better' if info.higher_is_better else 'lower = closer'}{unit})", 34)
 
 
-def _scatter(axes: Axes, points: Sequence[Point], info: MethodInfo, numbers: dict[str, int], side: float) -> None:
+def _scatter(axes: Axes, points: Sequence[Point], info: MethodInfo, numbers: dict[str, int], side: float, place: int) -> dict[str, tuple[str, ...]]:
+    """Points, bars and floor of one panel; returns what each group of points is, in the order in which its points are drawn."""
     means = [transfer.mean or 0.0 for _, _, transfer in points]
     across = [(mean, *cell.interval) for mean, (_, cell, _) in zip(means, points, strict=True) if cell.interval]
     upright = [(cell.value, *transfer.interval) for _, cell, transfer in points if transfer.interval]
-    if across:
+    bars = len(points) <= MOST_NUMBERED
+    if across and bars:
         axes.hlines(*zip(*across, strict=True), color=FAINT, linewidth=0.8, zorder=1)
-    if upright:
+    if upright and bars:
         axes.vlines(*zip(*upright, strict=True), color=FAINT, linewidth=0.8, zorder=1)
+    tips = {}
     for baseline, colour in ((True, FAINT), (False, POINT)):
-        own = [(cell.value, mean) for mean, (_, cell, transfer) in zip(means, points, strict=True) if transfer.baseline == baseline]
+        own = [(cell, transfer) for _, cell, transfer in points if transfer.baseline == baseline]
         if own:
-            axes.plot(*zip(*own, strict=True), marker="o", markersize=5 if side == PANEL else 3.5, color=colour, linestyle="none", zorder=2)
+            name = f"points-{place}-{'baseline' if baseline else 'sources'}"
+            axes.plot([cell.value for cell, _ in own], [transfer.mean or 0.0 for _, transfer in own], marker="o", color=colour, linestyle="none", zorder=2,
+                      markersize=3.5 if side == WIDE_PANEL else 5, gid=name)
+            tips[name] = tuple(_tip(cell, transfer) for cell, transfer in own)
     floors = {cell.halves for _, cell, _ in points if cell.halves is not None}
     for floor in sorted(floors):
         axes.axvline(floor, color=ACCENT, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
@@ -155,8 +200,16 @@ def _scatter(axes: Axes, points: Sequence[Point], info: MethodInfo, numbers: dic
     axes.locator_params(axis="x", nbins=4)
     axes.locator_params(axis="y", nbins=5)
     axes.grid(alpha=0.25, linewidth=0.6)
-    _number_points(axes, points, numbers, side)
+    if numbers:
+        _number_points(axes, points, numbers, side)
     axes.set_xlabel(_x_label(info, _power_of_ten(axes)))
+    return tips
+
+
+def _tip(cell: ScoreCell, transfer: TransferCell) -> str:
+    """What a point is: both numbers with what is known about them."""
+    flags = "".join(f", {flag}" for flag in transfer.flags if flag not in cell.flags)
+    return f"{score_tip(cell)}; performance {transfer.text} {transfer.rank_text}".rstrip() + f", n {transfer.n}{flags}"
 
 
 def _power_of_ten(axes: Axes) -> str:
@@ -173,12 +226,13 @@ def _number_points(axes: Axes, points: Sequence[Point], numbers: dict[str, int],
 
     axes.autoscale_view()
     size = side * 72  # places are in points (1/72 inch) from the corner of the panel
-    letters = 7.5 if side == PANEL else 6.0
+    letters = 6.0 if len(points) > MANY_POINTS else 7.5
     data = np.array([(cell.value, transfer.mean or 0.0) for _, cell, transfer in points])
     dots = axes.transAxes.inverted().transform(axes.transData.transform(data)) * size
     angles = math.pi * (np.arange(8) / 4 + 1 / 8)
     offsets = np.concatenate([radius * np.stack([np.cos(angles), np.sin(angles)], axis=1) for radius in (1.27 * letters, 2 * letters, 3 * letters)])
     taken, leaders = dots, []
+    touched = {source for source, cell, transfer in points if is_leak((*cell.flags, *transfer.flags))}
     for (source, _, _), dot in zip(points, dots, strict=True):
         distances = np.hypot(*np.moveaxis((dot + offsets)[:, None] - taken[None], 2, 0))
         crowding = np.maximum(0.0, 1.2 * letters - distances).sum(1) + 0.02 * np.hypot(*offsets.T)
@@ -187,7 +241,8 @@ def _number_points(axes: Axes, points: Sequence[Point], numbers: dict[str, int],
         if length > 1.5 * letters:
             leaders.append([(dot + share * offset) / size for share in (0.0, 1 - letters / 2 / length)])
         x, y = (dot + offset) / size
-        axes.text(float(x), float(y), str(numbers[source]), transform=axes.transAxes, ha="center", va="center", fontsize=letters, zorder=3)
+        mark = f"{numbers[source]}{LEAK_MARK if source in touched else ''}"
+        axes.text(float(x), float(y), mark, transform=axes.transAxes, ha="center", va="center", fontsize=letters, zorder=3)
         taken = np.concatenate([taken, [dot + offset]])
     axes.add_collection(LineCollection(leaders, colors=FAINT, linewidths=0.5, transform=axes.transAxes, zorder=1), autolim=False)
 

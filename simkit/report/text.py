@@ -238,7 +238,9 @@ def _answer(content: Content, target: str, width: int) -> list[str]:
 
 
 MOST_GAPS = 6
-"""Lines of gaps that the terminal shows; the page shows all."""
+"""Lines of gaps, and of leakage, that the terminal shows; the page shows all."""
+
+LEAKAGE = "Leakage (the scores and performances that it touches are flagged; `simkit leakage` shows the pairs and lists what to leave out)"
 
 
 def summary_text(content: Content, width: int = 80) -> str:
@@ -256,9 +258,13 @@ def summary_text(content: Content, width: int = 80) -> str:
     gaps = count_gaps(content) or ["Nothing was left out, and everything asked for was computed."]
     if len(gaps) > MOST_GAPS:
         gaps = [*gaps[:MOST_GAPS], f"{len(gaps) - MOST_GAPS} more on the page"]
+    leaks = [one.line for one in content.leakage]
+    if len(leaks) > MOST_GAPS:
+        leaks = [*leaks[:MOST_GAPS], f"{len(leaks) - MOST_GAPS} more on the page"]
     return "\n\n".join([
         "\n".join([paragraph(f"Study {content.study}: {size_line(content)}", width), *answers]),
         *([_transfer_text(content, width), agreement_text(content, width)] if measured else _closeness_texts(content, width)),
+        *(["\n".join([LEAKAGE, *(paragraph(line, width, indent="    ", first="  ") for line in leaks)])] if leaks else []),
         "\n".join(["Gaps", *(paragraph(line, width, indent="    ", first="  ") for line in gaps)]),
     ])
 

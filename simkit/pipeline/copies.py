@@ -1,0 +1,143 @@
+"""Copies of a target's images in its sources and in itself: looked for in every study, and said beside every score and AUC that they touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from simkit.dataset import Dataset
+from simkit.embedding import Embedding
+from simkit.leakage.looks import LOOK
+from simkit.pipeline.progress import Progress
+from simkit.recipe import recipe_of
+from simkit.store import Store
+from simkit.study import Study
+from simkit.tables import TransferTable
+
+if TYPE_CHECKING:
+    from simkit.leakage.pairs import Leakage
+
+__all__ = ["SharedImages", "compared", "copies_by_pair", "copies_of", "touched", "unseen"]
+
+
+@dataclass(frozen=True)
+class SharedImages:
+    """How many images of a target a source holds.
+
+    Attributes:
+        source: name.
+        images: of the target that have a copy in the source.
+        of: images of the target.
+        exact: those among them whose copy has the same bytes or pixels.
+    """
+
+    source: str
+    images: int
+    of: int
+    exact: int
+
+    @property
+    def near(self) -> int:
+        """Images whose copies were changed: compressed again, resized, cropped, mirrored."""
+        return self.images - self.exact
+
+    @property
+    def flag(self) -> str:
+        """What stands beside a score."""
+        kinds = ", ".join(f"{count} {kind}" for count, kind in ((self.exact, "exact"), (self.near, "near")) if count)
+        return f"leak: {self.images} of {self.of} target images have a copy in {self.source} ({kinds})"
+
+
+def compared(study: Study) -> tuple[str, ...]:
+    """Names of the data sets whose images are compared; none where copies are not looked for."""
+    return () if study.leakage == "off" else tuple(dict.fromkeys((*study.targets, *study.sources)))
+
+
+def unseen(study: Study, datasets: Mapping[str, Dataset], store: Store) -> dict[str, int]:
+    """Data set -> images that were not looked at yet."""
+    shelf = store.shelf(recipe_of(LOOK))
+    return {name: len(shelf.missing(datasets[name].digests)) for name in compared(study) if name in datasets}
+
+
+def copies_of(study: Study, kept: Mapping[str, Dataset], embeddings: Mapping[str, Embedding], store: Store, progress: Progress) -> tuple[Leakage, ...]:
+    """Copies between each target and each of its sources, and within each target; only findings are returned.
+
+    Args:
+        study: ``leakage`` says what is looked for: "near" (also changed copies), "exact", or "off".
+        kept: the data sets without their unreadable images.
+        embeddings: by name, of those that have one.
+        store: where descriptors of images are kept.
+        progress: told what happens.
+    """
+    from simkit.pipeline.leakage import leakage_between, leakage_within
+
+    if study.leakage == "off":
+        return ()
+    near = study.leakage == "near"
+    found: list[Leakage] = []
+    done: set[frozenset[str]] = set()
+    for target in study.targets:
+        found.append(leakage_within(kept[target], store, progress, near=near, embedding=embeddings.get(target)))
+        for source in study.sources:
+            if source == target or source not in kept or frozenset((source, target)) in done:
+                continue
+            done.add(frozenset((source, target)))
+            both = (embeddings[target], embeddings[source]) if target in embeddings and source in embeddings else None
+            found.append(leakage_between(kept[target], kept[source], store, progress, near=near, embeddings=both))
+    found = [one for one in found if one.pairs]
+    for one in found:
+        progress.say(f"leakage: {one.line}")
+    return tuple(found)
+
+
+def copies_by_pair(leakage: Sequence[Leakage]) -> dict[tuple[str, str], SharedImages]:
+    """(source, target) -> the images of the target that the source holds, for the pairs that share some; in both directions."""
+    out = {}
+    for one in leakage:
+        if one.first == one.second:
+            continue
+        for target, source, keys, of in ((one.first, one.second, [p.first_key for p in one.pairs], one.n_first),
+                                         (one.second, one.first, [p.second_key for p in one.pairs], one.n_second)):
+            exact = {key for key, pair in zip(keys, one.pairs, strict=True) if pair.how != "near"}
+            out[source, target] = SharedImages(source, len(set(keys)), of, len(exact))
+    return out
+
+
+def touched(performance: TransferTable, leakage: Sequence[Leakage], *, removed: bool) -> TransferTable:
+    """The transfers with a flag where copies touch them.
+
+    Args:
+        performance: of all pairs.
+        leakage: what was found.
+        removed: whether exact copies of test images were taken out of pretraining, or marked, as simkit's own runner does; of performances that were
+            measured elsewhere nobody knows.
+    """
+    shared = copies_by_pair(leakage)
+    within = {one.first: _within_flag(one, removed=removed) for one in leakage if one.first == one.second}
+    records = []
+    for record in performance.records:
+        pair = shared.get((str(record["source"]), str(record["target"])))
+        flags = [str(record.get("flags") or ""), "" if pair is None else _pair_flag(pair, removed=removed), within.get(str(record["target"]), "")]
+        said = "; ".join(flag for flag in flags if flag)
+        records.append({**record, "flags": said} if said else record)
+    return TransferTable(tuple(records))
+
+
+def _pair_flag(pair: SharedImages, *, removed: bool) -> str:
+    if not removed:
+        return f"{pair.flag}; whether they were taken out of pretraining is not known"
+    if not pair.near:
+        return ""
+    return f"leak: {pair.near} of {pair.of} target images have a near copy in {pair.source}, which took part in the pretraining"
+
+
+def _within_flag(one: Leakage, *, removed: bool) -> str:
+    """Of copies within a target: on both sides of a given split, or near ones that folds may part (not of one patient, whom folds keep whole)."""
+    parted = [pair for pair in one.pairs if pair.first_split != pair.second_split]
+    loose = [pair for pair in one.pairs if (pair.how == "near" or not removed) and not (pair.first_group and pair.first_group == pair.second_group)]
+    hit = {key for pair in (*parted, *loose) for key in (pair.first_key, pair.second_key)}
+    if not hit:
+        return ""
+    where = "on the other side of the split" if parted and not loose else "in the target itself, which folds may part"
+    return f"leak: {len(hit)} of {one.n_first} target images have a {'near copy' if removed and not parted else 'copy'} {where}"
