@@ -1,14 +1,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed            ## install and run the quickstart study (under 5 minutes on 2 cores)
 	$(BIN)/simkit run examples/quickstart.toml
 
-test: $(VENV)/.installed-dev lint   ## lint, types, import floors, tests, notebooks
+test: $(VENV)/.installed-dev lint docs notebooks   ## lint, types, import floors, documentation, notebooks, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/.installed-dev        ## the documentation, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(VENV)/.installed-dev   ## every notebook from top to bottom, from an empty store
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 -p no:cacheprovider -n 2 --dist worksteal notebooks
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -28,4 +34,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from images import write_images
 from report_content import content, leaking
 from test_map_page import image_map
 
+import simkit
 from simkit.report import build_page
 from simkit.report.leakage_page import leakage_page
 from simkit.report.map_figures import image_figures
 from simkit.report.map_page import image_page
+from simkit.tables import ScoreTable
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
+def made_page(name: str, make: Callable[[Path], Any]) -> str:
+    """The page that a public function writes into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder) / "out")
+        return (Path(folder) / "out" / name).read_text(encoding="utf-8")
+
+
+def square_scores() -> ScoreTable:
+    """A distance between every two of five data sets, with floors."""
+    names = ("chest", "retina", "a data set whose name is rather long", "skin", "textures")
+    return ScoreTable(tuple(
+        {"source": s, "target": t, "method": "frechet", "value": 4.0 + abs(i - j) * 3.0 + (i * j) % 3, "higher_is_better": False,
+         "kind": "distance", "floor": 1.0}
+        for i, s in enumerate(names) for j, t in enumerate(names) if s != t))
+
+
+def explained(out: Path) -> None:
+    source = write_images(out.parent / "near", {"dark": 30, "light": 24})
+    target = write_images(out.parent / "goal", {"dark": 24, "light": 26, "odd": 22}, shift=30)
+    simkit.explain(source, target, extractor={"pixels": {"size": 4}}, repeats=3, permutations=99, out=out)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "report": lambda: build_page(leaking(content())),
     "leakage": lambda: leakage_page(leaking(content(methods=2)).leakage, {}),
     "map": lambda: image_page(image_map(), image_figures(image_map())),
+    "map of data sets": lambda: made_page("map.html", lambda out: simkit.map_datasets(square_scores(), ["frechet"], out=out)),
+    "explanation": lambda: made_page("explanation.html", explained),
 }
 """Every page that simkit makes, by name."""
 

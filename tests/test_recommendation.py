@@ -722,3 +722,15 @@ def test_the_seed_study_has_too_few_targets_and_is_told_so(shared: Path) -> None
                             "on 2 past targets this ranking took the same sources as the static list, which takes imagenet too.")
     assert any(warning.startswith("2 past targets: these same two chose") for warning in found.warnings)
     assert any("7 measured transfers of it" in note for note in found.notes)
+
+
+def test_draws_without_a_past_pair_are_drawn_again() -> None:
+    """Five sources and two targets that are sources themselves: a draw may hold no pair at all."""
+    names = ("a", "b", "c", "d", "e")
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        rows = [{"source": s, "target": t, "method": "m", "value": rng.normal(), "higher_is_better": True, "performance": 0.7 + 0.1 * rng.random()}
+                for t in ("a", "b") for s in names if s != t]
+        rows += [{"source": s, "target": "new", "method": "m", "value": rng.normal(), "higher_is_better": True, "performance": None} for s in names]
+        found = recommend("new", pd.DataFrame(rows), bootstraps=400, allow_missing=True, seed=seed)
+        assert sum(one.probability_best for one in found.candidates) == pytest.approx(1.0)

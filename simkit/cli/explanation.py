@@ -49,13 +49,13 @@ def explain(
         given = "nothing" if not what else f"{len(what)} names"
         raise UsageError("SK104" if not what else "SK101", "simkit explain", f"{given} given", f"write {PAIR}, or simkit explain CODE such as SK203")
     output = Output(json_target, quiet)
-    from simkit.cli.work import _with_settings
+    from simkit.cli.work import with_settings
     from simkit.pipeline.explanation import explained, folder_of, save_explanation
     from simkit.pipeline.stages import Effort
     from simkit.report.explanation_text import explanation_text
     from simkit.sources import name_for
 
-    chosen = _with_settings((method,), pairs)[0]
+    chosen = with_settings((method,), pairs)[0]
     options = settings(data_settings, "--data-set")
     folder = Path(out) if out is not None else folder_of(*(name_for(one) for one in what))
     check_outputs([json_target], [study])

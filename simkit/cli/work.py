@@ -191,7 +191,7 @@ def distance(
     from simkit.report import scores_text
 
     output = Output(json_target, quiet)
-    specs = _with_settings(methods, pairs)
+    specs = with_settings(methods, pairs)
     given = _networks(networks, network_pairs)
     if not sources and not given:
         raise UsageError("SK104", "SOURCE", "no source is named", "name data sets, or networks with --network NAME=ARCH[:WEIGHTS]")
@@ -262,7 +262,7 @@ def _grouped(unavailable: Any) -> list[str]:
     return [f"{method}: {reason} ({count} pair{'s' if count > 1 else ''})" for (method, reason), count in reasons.items()]
 
 
-def _with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any]:
+def with_settings(methods: tuple[str, ...], pairs: tuple[str, ...]) -> list[Any]:
     """Methods with the options of --set; an option without a method's name belongs to the only method."""
     options: dict[str, dict[str, Any]] = {name: {} for name in methods if name != "all"}
     for key, value in settings(pairs, "--set").items():

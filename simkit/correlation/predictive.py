@@ -87,6 +87,9 @@ def _resampled(learner: Learner, choice: Choice, left: Sequence[LeftOut], bootst
 
     rows = learner.rows
     sources, targets = (rng.multinomial(n, np.full(n, 1 / n), size=bootstraps).astype(np.float64) for n in (rows.n_sources, rows.n_targets))
+    while (empty := (sources[:, rows.source] * targets[:, rows.target]).sum(1) == 0).any():  # a draw without one past pair says nothing: drawn again
+        count = int(empty.sum())
+        sources[empty], targets[empty] = (rng.multinomial(n, np.full(n, 1 / n), size=count) for n in (rows.n_sources, rows.n_targets))
     few = rows.n_targets < FEWEST_TARGETS
     ways = np.full(bootstraps, list(WAYS).index(choice.way)) if few else chosen_ways(choice.spearman, targets)
     past, new = static_scores(rows, targets)
