@@ -43,13 +43,13 @@ def commands() -> str:
     from simkit.cli import COMMANDS, cli
 
     out = ["# Commands", "", "Results go to stdout, everything else to stderr. `--json` prints the result as JSON, `-q` only ids.", ""]
-    context = click.Context(cli, info_name="simkit", max_content_width=110, terminal_width=110)
+    context = click.Context(cli, info_name="simkit", max_content_width=80, terminal_width=80)
     for name in COMMANDS:
         command = cli.get_command(context, name)
         assert command is not None
         out += [f"## simkit {name}", "", _help(command, context, name)]
         if isinstance(command, click.Group):
-            inner = click.Context(command, info_name=name, parent=context, max_content_width=110, terminal_width=110)
+            inner = click.Context(command, info_name=name, parent=context, max_content_width=80, terminal_width=80)
             for below in command.list_commands(inner):
                 found = command.get_command(inner, below)
                 assert found is not None
@@ -60,7 +60,7 @@ def commands() -> str:
 def _help(command: Any, parent: Any, name: str) -> str:
     import click
 
-    with click.Context(command, info_name=name, parent=parent, max_content_width=110, terminal_width=110) as context:
+    with click.Context(command, info_name=name, parent=parent, max_content_width=80, terminal_width=80) as context:
         return f"```text\n{command.get_help(context)}\n```\n"
 
 

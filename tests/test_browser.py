@@ -202,7 +202,8 @@ def test_tooltips_are_reached_by_keyboard(report: Watched) -> None:
     assert page.locator("#figure-transfer td[tabindex]").count() == 1  # one stop for the whole map; arrows go on from there
     page.locator("#figure-transfer td[tabindex]").focus()
     first = tip.inner_text()
-    assert page.evaluate("document.activeElement.getAttribute('aria-describedby')") == "tooltip"
+    described = page.locator("#figure-transfer td[tabindex]").get_attribute("aria-description")
+    assert described == first
     page.keyboard.press("ArrowDown")
     second = tip.inner_text()
     assert " AUC 0." in first
@@ -212,12 +213,48 @@ def test_tooltips_are_reached_by_keyboard(report: Watched) -> None:
     assert tip.inner_text() == first
     page.keyboard.press("Escape")
     assert not tip.is_visible()
+    cell = page.evaluate("(({ title, ariaDescription }) => [title, ariaDescription])(document.activeElement)")
+    assert cell == ["", first]  # still described when the tooltip is gone, and once only
+    assert page.locator("[aria-describedby]").count() == 0
+    assert tip.get_attribute("aria-hidden") == "true"
     page.locator("#figure-scatter-otdd g.point[tabindex='0']").focus()
     assert page.evaluate("document.activeElement.getAttribute('role')") == "img"
     one = tip.inner_text()
     page.keyboard.press("ArrowRight")
     assert tip.inner_text() != one
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == tip.inner_text()
+    said = tip.inner_text()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == said
+    page.keyboard.press("Escape")
+    assert page.evaluate("[document.activeElement.getAttribute('role'), document.activeElement.getAttribute('aria-label')]") == ["img", said]
+
+
+def test_cells_of_an_explanation_have_tooltips_that_are_reached_by_keyboard(browser: Any, files: dict[str, Path]) -> None:
+    with Watched(browser, files["explanation"]) as found:
+        found.page.locator("#figure-coupling td[tabindex]").focus()
+        assert "independence gives" in found.page.locator("#tooltip").inner_text()
+
+
+BOXES = """all => all.filter(one => one.checkVisibility()).map(one => [
+    one.scrollWidth > one.clientWidth + 1, one.classList.contains("more"), one.getAttribute("tabindex"), getComputedStyle(one).maskImage !== "none"])"""
+
+
+def test_what_can_be_scrolled_shows_it_and_only_that_is_a_tab_stop(browser: Any, files: dict[str, Path]) -> None:
+    with Watched(browser, files["report"], viewport={"width": 400, "height": 900}) as found:
+        page = found.page
+        page.wait_for_function("document.querySelector('#agreement .scroll.more') !== null")
+        boxes = page.eval_on_selector_all(".scroll", BOXES)
+        assert [True, True, "0", True] in boxes
+        assert [False, False, None, False] in boxes
+        assert {tuple(box) for box in boxes} == {(True, True, "0", True), (False, False, None, False)}
+        box = page.locator("#agreement .scroll.more").first
+        name = box.get_attribute("aria-labelledby") or box.get_attribute("aria-label")
+        box.evaluate("one => { one.scrollLeft = one.scrollWidth; }")
+        page.wait_for_function("name => ![...document.querySelectorAll('#agreement .scroll.more')].some(one => "
+                               "(one.getAttribute('aria-labelledby') || one.getAttribute('aria-label')) === name)", arg=name)
+        page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true; })")
+        page.wait_for_function("document.querySelector('#table-scores').parentNode.classList.contains('more')")  # was closed when the page opened
+        page.emulate_media(media="print")
+        assert all(not masked for _, _, _, masked in page.eval_on_selector_all(".scroll", BOXES))
 
 
 def test_everything_is_there_without_a_script(browser: Any, files: dict[str, Path]) -> None:
@@ -229,6 +266,7 @@ def test_everything_is_there_without_a_script(browser: Any, files: dict[str, Pat
         for part in ("+0.73 [+0.13, +1.00]", "n = 5, Spearman +0.28"):
             assert page.locator("svg text", has_text=part).count(), part
         assert "rank 1 of 5" in page.locator("table.heat td", has_text="110.3").first.get_attribute("title")
+        assert page.locator(".scroll:not([tabindex='0'])").count() == 0
         assert page.locator("g.point > title").first.text_content().endswith("n 5")
         assert page.locator("#table-scores thead button").count() == 0
         assert found.said == []

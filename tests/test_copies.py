@@ -13,8 +13,9 @@ from PIL import Image
 
 import simkit
 from simkit.leakage.pairs import CopyPair, Leakage
-from simkit.pipeline.copies import copies_by_pair, touched
+from simkit.pipeline.copies import _as_split, copies_by_pair, touched
 from simkit.recipe import rng_for
+from simkit.study import read_study
 from simkit.tables import TransferTable
 
 
@@ -100,11 +101,32 @@ def test_performances_measured_elsewhere_are_flagged_for_exact_copies_too() -> N
 def test_copies_within_a_target_are_flagged_where_folds_or_splits_part_them() -> None:
     table = TransferTable(({"source": "s", "target": "t", "fold": "1", "metric": "auc", "value": 0.9},))
 
-    def flag(found: tuple[CopyPair, ...]) -> str:
-        within = Leakage("t", "t", 10, 10, found, {}, ())
+    def flag(found: tuple[CopyPair, ...], split: bool = False) -> str:
+        within = Leakage("t", "t", 10, 10, found, {}, (), split=split)
         return str(touched(table, [within], removed=True).records[0].get("flags") or "")
 
     assert flag(pairs("near")) == "leak: 2 of 10 target images have a near copy in the target itself, which folds may part"
     assert flag(pairs("bytes")) == ""
     assert flag(tuple(replace(pair, first_group="p1", second_group="p1") for pair in pairs("near"))) == ""
-    assert flag(pairs("bytes", splits=("train", "test"))) == "leak: 2 of 10 target images have a copy on the other side of the split"
+    assert flag(pairs("bytes", splits=("train", "test")), split=True) == ""  # the runner leaves it out of training
+    assert flag(pairs("near", splits=("train", "val")), split=True) == ""
+    assert flag(pairs("near", splits=("train", "test")), split=True) == (
+        "leak: 2 of 10 target images have a near copy on the other side of the split, in training and test")
+
+
+def test_a_changed_copy_behind_an_exact_one_is_flagged() -> None:
+    both = (CopyPair("t", "t0", "s", "s0", "bytes", 1.0, "", ("bytes",)), CopyPair("t", "t0", "s", "s1", "near", 0.99, "", ("hash",)))
+    table = TransferTable(({"source": "s", "target": "t", "fold": "1", "metric": "auc", "value": 0.9},))
+    assert touched(table, [Leakage("t", "s", 10, 20, both, {}, ())], removed=True).records[0]["flags"] == (
+        "leak: 1 of 10 target images have a near copy in s, which took part in the pretraining")
+
+
+def test_a_split_counts_only_where_transfers_are_scored_by_it(folder: Path) -> None:
+    dataset = simkit.load(folder / "goal")
+    (folder / "study.toml").write_text(study_text(folder, finetune=FINETUNE))
+    study = read_study(folder / "study.toml")
+    tested = replace(dataset, splits=tuple("test" if i % 2 else "train" for i in range(len(dataset))))
+    assert _as_split(study, tested) is tested
+    assert _as_split(study, replace(dataset, splits=tuple("val" if i % 2 else "train" for i in range(len(dataset))))).splits is None
+    assert study.protocol is not None
+    assert _as_split(replace(study, protocol=replace(study.protocol, splits="ignore")), tested).splits is None

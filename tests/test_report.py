@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_content import HOSTILE, IMAGE, LONG, SCRIPT, card, content, partial
+from report_content import HOSTILE, IMAGE, LONG, SCRIPT, card, content, leaking, partial
 
 from simkit.correlation import answer, correlate, rank_sources
 from simkit.correlation.results import Mixed
@@ -38,7 +38,8 @@ from simkit.report import (
 from simkit.report.cautions import agreement_notes, agreement_warnings
 from simkit.report.cells import TransferCell, metric_in_full, metric_of, number, p_text, score_cells, transfer_cells
 from simkit.report.closeness import closeness, closeness_answer
-from simkit.report.drawing import svg_text
+from simkit.report.content import FigureSize
+from simkit.report.drawing import cropped, svg_text
 from simkit.report.layout import Column, longest_piece, paragraph, table, text_width, unique, visible, wrapped
 from simkit.report.page_tables import page_tables
 from simkit.report.text import agreement_text
@@ -385,6 +386,57 @@ def test_figures_are_named_for_what_they_show_safely_and_once() -> None:
 
 def test_scatter_plots_are_named_for_their_measure(full: Content) -> None:
     assert [item.name for item in figures(full) if item.name.startswith("scatter")] == ["scatter-frechet", "scatter-otdd", "scatter-logme"]
+
+
+def test_scatter_plots_for_a_journal_are_split_where_they_would_be_higher_than_a_page() -> None:
+    names = tuple("abcdefg")
+    many = content(names, targets=7, methods=2)
+    wanted: dict[FigureSize, list[int]] = {"page": [7], "double": [4, 3], "single": [2, 2, 2, 1]}
+    for size, panels in wanted.items():
+        found = [item for item in figures(many, size) if item.name.startswith("scatter")]
+        assert [len(item.figure.axes) for item in found if item.figure is not None] == panels
+        parts = len(panels)
+        one = "otdd" if found[0].name.startswith("scatter-otdd") else "frechet"
+        assert [item.name for item in found] == ([f"scatter-{one}"] if parts == 1 else [f"scatter-{one}-{part}" for part in range(1, parts + 1)])
+        assert [item.title for item in found] == [f"Similarity against transfer: {one}" + (f" ({part} of {parts})" if parts > 1 else "")
+                                                  for part in range(1, parts + 1)]
+        titles = [axes.get_title(loc="left").split("\n")[0] for item in found if item.figure is not None for axes in item.figure.axes]
+        assert titles == list(names)
+        if size != "page":
+            assert all(item.figure is not None and cropped(item.figure, 183.0)[0].height * 25.4 < 247 for item in found)
+        for item in found:  # every part has the key of its own points
+            assert item.figure is not None
+            marks = {text.get_text() for axes in item.figure.axes for text in axes.texts}
+            assert marks <= {text.get_text() for text in item.figure.texts}
+
+
+def test_the_caption_of_a_scatter_plot_says_the_direction_and_the_mark_of_copies_apart() -> None:
+    captions = {item.name: item.caption for item in figures(leaking(content())) if item.name.startswith("scatter")}
+    assert "Right is always more similar: the axis of a distance runs backwards. " in captions["scatter-otdd"]
+    assert "Right is always more similar. " in captions["scatter-logme"]
+    assert captions["scatter-logme"].endswith(" † marks a pair that copies of images touch.")
+    assert not any("†" in item.caption for item in figures(content()) if item.name.startswith("scatter"))
+
+
+def test_shades_are_explained_only_where_there_are_some() -> None:
+    plain = _tied({"flat": [1, 1, 1, 1]})
+    shaded = _tied({"split": [0, 0, 0, 1], "flat": [1, 1, 1, 1]})
+    for one, said in ((plain, False), (shaded, True)):
+        item = next(item for item in figures(one) if item.name == "measures-t")
+        assert ("the shade is the rank" in item.caption) is said
+        assert item.caption.startswith("Values as each measure defines them; the shade" if said else "Values as each measure defines them. ")
+
+
+def test_the_head_of_a_page_counts_only_data_sets_that_it_knows(full: Content) -> None:
+    assert "; 6 data sets, 4 measures. Features: " in Reader(build_page(full)).words
+    assert "data sets," not in Reader(build_page(replace(full, cards=()))).words.split("Features:")[0]
+
+
+def test_of_many_targets_only_the_first_scatter_plot_stands_open() -> None:
+    page = build_page(content(tuple("abcdefg"), targets=7, methods=4))
+    closed = re.findall(r'<details><summary>(Similarity against transfer: \w+)</summary>\s*<figure id="figure-scatter-\w+">\s*<div', page)
+    assert len(closed) == page.count('<figure id="figure-scatter-') - 1 > 0
+    assert "<summary>Similarity against transfer" not in build_page(content(targets=2))
 
 
 def test_undefined_measures_are_named_under_the_forest_plot(full: Content) -> None:

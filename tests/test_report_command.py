@@ -94,7 +94,7 @@ def test_scores_alone_and_a_wide_table(tmp_path: Path) -> None:
     wide = report_tables(tmp_path / "wide.csv", out=tmp_path / "wide", similarities=("mine",), permutations=99, bootstraps=100)
     assert wide.content.correlation is not None
     assert wide.content.correlation.methods[0].mean == pytest.approx(1.0)
-    assert wide.content.answers["x"].startswith("x: take d")
+    assert wide.content.answers["x"].startswith("x: no source stands out; the highest mean is that of d")
     with pytest.raises(UsageError, match=r"'otd' is no measure of the table \(did you mean 'otdd'\?\)"):
         report_tables(EXAMPLES / "scores.csv", out=tmp_path / "alone", methods=("otd",))
 

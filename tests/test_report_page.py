@@ -136,7 +136,7 @@ def test_measures_that_disagree_about_the_first_source_are_a_warning() -> None:
     assert line in words_of(build_page(split))
     many = measured({f"t{i}": {"one": [1.0, 2, 3], "two": [2.0, 1, 3], "three": [3.0, 2, 1]} for i in range(7)})
     assert disagreements(consensus(many)) == [
-        "Measures disagree about the first source for 7 of 7 targets: no source is first by half of them (t0, t1, t2, t3, t4, t5 and 1 more). "
+        "Measures disagree about the first source for 7 of 7 targets: no source is first by more than half of them (t0, t1, t2, t3, t4, t5 and 1 more). "
         "The table of the common order says by how many."]
 
 

@@ -49,7 +49,7 @@ class SlicedWasserstein(FeatureEstimator):
     unit = "squared feature units (SW2², not its root)"
     formula = "(1/L) Σ_θ W2²(θ·X, θ·X'),  θ uniform on the unit sphere, L directions"
     hazards = (
-        "It is too high by about 1/n: compare values at equal n only, beside the floor.",
+        "It is too high by an amount that falls about as 1/n: compare values at equal n only, beside the floor.",
         "Directions are random: a difference that lies in few of d directions is thinned to about 1/d of `wasserstein`.",
         "It is a mean over random directions: differences below monte_carlo_error in the detail say nothing; raise `projections`.",
     )

@@ -13,7 +13,7 @@ from simkit.estimators.base import Estimator, Score
 from simkit.estimators.subsamples import Subsamples, named_rng
 
 __all__ = [
-    "CHANCE", "FEW_GROUPS", "INDISTINCT", "UNCERTAINTY_VERSION", "UNEQUAL", "Ceiling", "ceiling_of", "matched_score", "unequal", "with_chance",
+    "CHANCE", "FEW_GROUPS", "INDISTINCT", "UNCERTAINTY_VERSION", "UNEQUAL", "Ceiling", "ceiling_of", "excess_share", "matched_score", "unequal", "with_chance",
     "with_uncertainty",
 ]
 
@@ -96,7 +96,7 @@ def with_uncertainty(estimator: Estimator, score: Score, source: Subsamples, tar
         detail["matched_images"] = min((common, *(used if isinstance(used, tuple) and len(used) == 2 else ())))
         detail["floor_images"] = min(size, min(target.half_sizes))
         detail["excess_over_floor"] = float(np.mean(excess))
-        margin = float(t.ppf(0.95, target.repeats - 1) * np.std(excess, ddof=1) * np.sqrt(_excess_share(len(source.view), len(target.view), common)
+        margin = float(t.ppf(0.95, target.repeats - 1) * np.std(excess, ddof=1) * np.sqrt(excess_share(len(source.view), len(target.view), common)
                                                                                            + 1 / target.repeats))
         if sign * float(np.mean(excess)) <= margin and source.view is not target.view:
             best = high if estimator.higher_is_better else low
@@ -137,7 +137,7 @@ def _parts(estimator: Estimator, source: Subsamples, target: Subsamples, size: i
     return values, min(1.0, max(shares))
 
 
-def _excess_share(n_source: int, n_target: int, common: int) -> float:
+def excess_share(n_source: int, n_target: int, common: int) -> float:
     """Factor that takes the variance of the excess of parts of ``common`` images to that of the full sizes."""
     return (1 / n_source + 2 / n_target) / max(1 / common - 1 / n_source + 2 * (1 / common - 1 / n_target), 1e-300)
 

@@ -10,6 +10,7 @@ import numpy as np
 from simkit.embedding import Embedding
 from simkit.errors import NotEnoughData
 from simkit.estimators.base import Estimator
+from simkit.estimators.uncertainty import excess_share
 from simkit.explanation.plans import Plan, class_number, explained_by_plan, half_samples, plan_of
 from simkit.explanation.results import Cell, Coupling, Interval, PairOfImages, TargetClass
 from simkit.transport import squared_distances
@@ -32,6 +33,7 @@ class Repeated:
         shares: of each target class's mass by source class, (K1, K2).
         costs, floors: per target class, from the source and from the target's other half; NaN where the class has no image in a part.
         reached, reached_floors: share of a class's images that have a neighbour there.
+        sizes: images of the smallest of the parts.
         problem: why there are none.
     """
 
@@ -40,6 +42,7 @@ class Repeated:
     floors: list[np.ndarray] = field(default_factory=list)
     reached: list[np.ndarray] = field(default_factory=list)
     reached_floors: list[np.ndarray] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     problem: str = ""
 
 
@@ -50,6 +53,7 @@ def repeated(measure: Estimator, source: Embedding, target: Embedding, *, seed: 
     try:
         for part, half, held in half_samples(source, target, seed=seed, repeats=repeats):
             go_on()
+            out.sizes.append(min(len(part), len(half), len(held)))
             if planned:
                 plan, floor = plan_of(measure, part, held), plan_of(measure, half, held)
                 out.shares.append(_shares(plan.mass))
@@ -180,7 +184,7 @@ def class_coverage(plan: Plan | None, source: Embedding, target: Embedding, halv
     out = []
     for k, name in enumerate(target.classes):
         half, floor = _mean(halves.costs, k), _mean(halves.floors, k)
-        excess, interval = _excess(halves, k, tests)
+        excess, interval = _excess(halves, k, tests, (len(source), len(target)))
         reached, own = _mean(halves.reached, k), _mean(halves.reached_floors, k)
         far = None if interval is None else interval[0] > 0
         uncovered = None if far is None or reached is None or own is None else far and reached < 0.5 * own
@@ -196,12 +200,17 @@ def _mean(values: Sequence[np.ndarray], k: int) -> float | None:
     return float(np.mean(found)) if len(found) >= 3 else None
 
 
-def _excess(halves: Repeated, k: int, tests: int) -> tuple[float | None, Interval | None]:
-    """Mean excess of a class over its floor, and its interval: half-samples vary as much as the value at full size does (delete-half jackknife)."""
+def _excess(halves: Repeated, k: int, tests: int, full: tuple[int, int]) -> tuple[float | None, Interval | None]:
+    """Mean excess of a class over its floor at the size of the parts, and its interval.
+
+    The spread over repeats is that of parts; it is taken to the full sizes (see :func:`~simkit.estimators.uncertainty.excess_share`), and the chance of
+    so few repeats is added.
+    """
     gaps = np.array([a[k] - b[k] for a, b in zip(halves.costs, halves.floors, strict=True) if np.isfinite(a[k]) and np.isfinite(b[k])])
     if len(gaps) < 3:
         return None, None
-    mean, margin = float(gaps.mean()), _quantile(len(gaps) - 1, tests) * float(gaps.std(ddof=1))
+    share = excess_share(*full, round(float(np.mean(halves.sizes)))) + 1 / len(gaps)
+    mean, margin = float(gaps.mean()), _quantile(len(gaps) - 1, tests) * float(gaps.std(ddof=1)) * float(np.sqrt(share))
     return mean, (mean - margin, mean + margin)
 
 

@@ -35,6 +35,8 @@ def feature_gap(source: Embedding, target: Embedding, names: Sequence[str], *, s
         seed: of the permutations.
         permutations: how many; 0: no p-values.
     """
+    from scipy.stats import t
+
     sides = [view.features.astype(np.float64) for view in (source, target)]
     means = [rows.mean(0) for rows in sides]
     n, m = len(source), len(target)
@@ -50,8 +52,10 @@ def feature_gap(source: Embedding, target: Embedding, names: Sequence[str], *, s
     features = []
     d = np.divide(gap, spread, out=np.zeros_like(gap), where=varies)
     order = [int(j) for j in np.lexsort((np.arange(len(d)), -np.abs(d))) if varies[j]]
+    freedom = max(len(units[0][1]) + len(units[1][1]) - 2, 1)
+    quantile = float(t.ppf(0.975, freedom))
     for place, j in enumerate(order):
-        margin = 1.96 * error[j] / spread[j]
+        margin = quantile * np.hypot(error[j] / spread[j], gap[j] / spread[j] / np.sqrt(2 * freedom))  # the spread has an error of its own
         pictures = {} if place >= TOP else {side: _extremes(view, j) for side, view in (("source", source), ("target", target))}
         features.append(Feature(
             j, names[j] if names else f"feature {j}", float(means[0][j]), float(means[1][j]), float(d[j]), (float(d[j] - margin), float(d[j] + margin)),

@@ -124,6 +124,7 @@ def _best_flip(queries: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, n
 
 def hash_candidates(
     first: np.ndarray, second: np.ndarray, *, same: bool, least: float, done: Callable[[int], None] = lambda _: None,
+    rows: np.ndarray | None = None, count: int = NEIGHBOURS,
 ) -> Candidates:
     """The images of the second data set nearest to each of the first by perceptual hash, in any of eight orientations, whole or cropped.
 
@@ -135,43 +136,46 @@ def hash_candidates(
         same: whether both are one data set: an image is then no candidate of itself.
         least: cosine below which a pair is no candidate.
         done: told how many images of the first data set were just compared.
+        rows: positions in the first data set that are looked at; None: all.
+        count: so many nearest images are candidates of an image.
     """
+    asked = np.arange(len(first)) if rows is None else rows
     numbers = [{crop: hash_numbers(x, crop) for crop in (1.0, CROP)} for x in (first, second)]
     white = _whitening(numbers[0][1.0], numbers[1][1.0])
     a, b = ({crop: white(x) for crop, x in one.items()} for one in numbers)
-    queries = {crop: [_parts(x), _parts(x.swapaxes(1, 2))] for crop, x in a.items()}
+    queries = {crop: [_parts(x[asked]), _parts(x[asked].swapaxes(1, 2))] for crop, x in a.items()}
     base = {crop: _parts(x) for crop, x in b.items()}
 
     def search(start: int) -> Candidates:
-        rows = slice(start, start + QUERIES)
+        here = slice(start, start + QUERIES)
         found = Candidates(*(np.empty(0, dtype=kind) for kind in (np.int64, np.int64, np.int64, np.float64)))
-        limit = np.full(len(first[rows]), least, dtype=np.float32)
+        limit = np.full(len(asked[here]), least, dtype=np.float32)
         for begin in range(0, len(second), TILE):
             columns = slice(begin, begin + TILE)
             value = np.full((len(limit), len(second[columns])), -1, dtype=np.float32)
             for crop, other in VIEWS:
                 for way in queries[crop]:
-                    _best_flip((way[0][rows], way[1][rows]), (base[other][0][columns], base[other][1][columns]), value)
+                    _best_flip((way[0][here], way[1][here]), (base[other][0][columns], base[other][1][columns]), value)
             if same:
-                own = np.arange(max(start, begin), min(start + len(limit), begin + value.shape[1]))
-                value[own - start, own - begin] = -1
+                own = np.flatnonzero((asked[here] >= begin) & (asked[here] < begin + value.shape[1]))
+                value[own, asked[here][own] - begin] = -1
             i, j = np.nonzero(value >= limit[:, None])
             if len(i):
                 more = Candidates(i, j + begin, np.full(len(i), -1), value[i, j].astype(np.float64))
-                found = best_of([found, more], NEIGHBOURS)
-                full = np.bincount(found.first, minlength=len(limit)) >= NEIGHBOURS
+                found = best_of([found, more], count)
+                full = np.bincount(found.first, minlength=len(limit)) >= count
                 worst = np.full(len(limit), np.inf)
                 np.minimum.at(worst, found.first, found.similarity)
                 limit = np.where(full, worst, least).astype(np.float32)
-        return _with_orientation(Candidates(found.first + start, found.second, found.orientation, found.similarity), a, b)
+        return _with_orientation(Candidates(asked[here][found.first], found.second, found.orientation, found.similarity), a, b)
 
-    starts = range(0, len(first), QUERIES)
+    starts = range(0, len(asked), QUERIES)
     with threads_of_blas() as threads, ThreadPoolExecutor(threads) as pool:
         parts = []
         for start, part in zip(starts, pool.map(search, starts), strict=True):
             parts.append(part)
-            done(len(first[start : start + QUERIES]))
-    return best_of(parts, NEIGHBOURS)
+            done(len(asked[start : start + QUERIES]))
+    return best_of(parts, count)
 
 
 def _with_orientation(found: Candidates, first: dict[float, np.ndarray], second: dict[float, np.ndarray]) -> Candidates:

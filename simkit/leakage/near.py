@@ -12,7 +12,7 @@ from simkit.leakage.looks import Looks, grey_square
 from simkit.leakage.neighbours import Features, embedding_candidates
 from simkit.leakage.verification import aligned, turned
 
-__all__ = ["DEFAULTS", "LARGEST", "NearPair", "NearPairs", "Square", "Thresholds", "near_pairs"]
+__all__ = ["DEFAULTS", "LARGEST", "MOST", "NearPair", "NearPairs", "Square", "Thresholds", "near_pairs"]
 
 LARGEST = 64
 """Longest side of the square pictures that are compared, pixels."""
@@ -22,6 +22,12 @@ AT_A_TIME = 16384
 
 LEAST_OVERLAP = 0.6
 """A pair whose aligned pictures overlap less is not verified."""
+
+MOST = 1000
+"""So many nearest images are candidates of an image all of whose first candidates were copies."""
+
+MOST_CONTRAST = 3.0
+"""A pair of which one picture's details are so many times stronger than the other's is not one picture twice."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class NearPairs:
     Attributes:
         pairs: sorted by position.
         candidates: pairs that were looked at.
-        full: images all of whose candidates were copies: they may have more.
+        full: images with as many copies as are looked for: they may have more.
         thresholds: in force.
         notes: of the calibration of the embedding's threshold.
     """
@@ -141,10 +147,35 @@ def near_pairs(
     verified, unread = _verified(chosen, pictures, same, thresholds)
     if unread:
         notes.append(f"{unread:,} candidate{' was' if unread == 1 else 's were'} not verified: an image could not be read again")
+    verified, origins[0], more = _of_full(verified, origins[0], first, second, pictures, same=same, known=known, thresholds=thresholds)
+    looked += more
     pairs = tuple(NearPair(a, b, value, turn, tuple(name for name, found in zip(("hash", "embedding"), origins, strict=True) if (a, b) in found))
                   for a, b, value, turn in verified)
     per_image = np.bincount([pair.first for pair in pairs], minlength=1)
-    return NearPairs(pairs, looked, int((per_image >= NEIGHBOURS).sum()), limits, tuple(notes))
+    return NearPairs(pairs, looked, int((per_image >= MOST).sum()), limits, tuple(notes))
+
+
+Verified = list[tuple[int, int, float, int]]
+
+
+def _of_full(
+    verified: Verified, by_hash: set[tuple[int, int]], first: Looks, second: Looks, pictures: Pictures, *, same: bool, known: Sequence[tuple[int, int]],
+    thresholds: Thresholds,
+) -> tuple[Verified, set[tuple[int, int]], int]:
+    """The pairs with those of images all of whose candidates were copies, of which there may be more: without them, how many images of a data set have a
+    copy would depend on the direction of the search. Also the pairs that the hash found, and how many more were looked at.
+    """
+    count = np.bincount(np.array([one for a, b, _, _ in verified for one in ((a, b) if same else (a,))], dtype=np.int64), minlength=1)
+    full = np.flatnonzero(count >= NEIGHBOURS)
+    if not len(full):
+        return verified, by_hash, 0
+    hashed = hash_candidates(first.pictures, second.pictures, same=same, least=thresholds.hash_cosine, rows=full, count=MOST)
+    found = _filtered(hashed, first, second, same, known)
+    tried = np.array([(a, b) not in by_hash for a, b in zip(found.first.tolist(), found.second.tolist(), strict=True)], dtype=bool)
+    found = _taken(found, tried)
+    there = {(a, b) for a, b, _, _ in verified}
+    more = [one for one in _verified(_promising(found, first, second, thresholds), pictures, same, thresholds)[0] if one[:2] not in there]
+    return sorted([*verified, *more]), by_hash | {one[:2] for one in more}, len(found)
 
 
 def _filtered(found: Candidates, first: Looks, second: Looks, same: bool, known: Sequence[tuple[int, int]]) -> Candidates:
@@ -198,7 +229,8 @@ def _verified(found: Candidates, pictures: Pictures, same: bool, thresholds: Thr
             one, two = np.stack([_shrunk(row[1], side) for row in rows]), np.stack([_shrunk(row[2], side) for row in rows])
             fit = aligned(turned(one, part.orientation[numbers]), two)
             detail, rest = thresholds.at(side)
-            good = (fit.fine >= detail) & (fit.rest <= rest) & (fit.overlap >= LEAST_OVERLAP)
+            alike = (fit.contrast >= 1 / MOST_CONTRAST) & (fit.contrast <= MOST_CONTRAST)
+            good = (fit.fine >= detail) & (fit.rest <= rest) & (fit.overlap >= LEAST_OVERLAP) & alike
             copies += [(int(part.first[n]), int(part.second[n]), float(value), int(part.orientation[n]))
                        for n, value, yes in zip(numbers, fit.fine, good, strict=True) if yes]
     return sorted(copies), unread

@@ -66,9 +66,10 @@ def embedding_candidates(first: Features, second: Features, *, same: bool, least
     b = a if same else unit_rows(second.rows, centre)
     limit = least
     if limit is None:
-        each = [calibrated(first.name, a)] + ([] if same else [calibrated(second.name, b)])
-        limit = round(min(each), 4)
-        said = f"{ABOUT}: cosine of at least {limit:.3f}, which {SHARE:.0%} of the images reach within their own data set (at most {HIGHEST})"
+        each = {first.name: calibrated(first.name, a)} | ({} if same else {second.name: calibrated(second.name, b)})
+        crowded = min(each, key=lambda name: each[name])
+        limit = round(each[crowded], 4)
+        said = f"{ABOUT}: cosine of at least {limit:.3f}, which {SHARE:.0%} of the images of {crowded} reach among themselves (at most {HIGHEST})"
     else:
         said = f"{ABOUT}: cosine of at least {limit:.3f}, as asked"
     at, neighbour, value = nearest(a, b, NEIGHBOURS, same=same, least=limit)

@@ -54,7 +54,7 @@ class CopyPair:
 
     @property
     def contradiction(self) -> bool:
-        """Whether two copies within one data set have different labels: one of them is wrong."""
+        """Whether two copies within one data set have different labels: one of them is wrong, or, of near copies, may be."""
         return self.first == self.second and self.first_label != self.second_label
 
 
@@ -123,4 +123,5 @@ class Leakage:
             return f"no image of {self.first} has a copy {where} ({self.n_first:,} compared)"
         kinds = ", ".join(f"{number:,} {kind}" for number, kind in ((self.exact, "exact"), (self.near, "near")) if number)
         have = "has" if count == 1 else "have"
-        return f"{count:,} of {self.n_first:,} images of {self.first} ({100 * count / self.n_first:.1f} %) {have} a copy {where}: {kinds}"
+        copy = "copy" if self.exact else "near copy or a look-alike"
+        return f"{count:,} of {self.n_first:,} images of {self.first} ({100 * count / self.n_first:.1f} %) {have} a {copy} {where}: {kinds}"

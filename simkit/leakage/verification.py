@@ -7,7 +7,7 @@ shades that all images of a kind share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import numpy as np
@@ -53,12 +53,14 @@ class Alignment:
         coarse: of the coarse details.
         rest: standard deviation of what differs in the fine details once contrast is equal, in grey levels.
         overlap: part of the second picture that the first covers, 0..1.
+        contrast: spread of the first picture's own fine details over that of the second's, where both lie.
     """
 
     fine: np.ndarray
     coarse: np.ndarray
     rest: np.ndarray
     overlap: np.ndarray
+    contrast: np.ndarray
 
 
 def turned(pictures: np.ndarray, orientation: np.ndarray | int) -> np.ndarray:
@@ -175,8 +177,8 @@ def aligned(first: np.ndarray, second: np.ndarray) -> Alignment:
     step = max(BATCH // first.shape[1] ** 2, 1)
     parts = [_aligned(first[start : start + step], second[start : start + step]) for start in range(0, len(first), step)]
     if not parts:
-        return Alignment(*(np.empty(0) for _ in range(4)))
-    return Alignment(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("fine", "coarse", "rest", "overlap")))
+        return Alignment(*(np.empty(0) for _ in fields(Alignment)))
+    return Alignment(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Alignment)))
 
 
 def _aligned(first: np.ndarray, second: np.ndarray) -> Alignment:
@@ -193,4 +195,6 @@ def _aligned(first: np.ndarray, second: np.ndarray) -> Alignment:
     details = [(_details(filled, *band), _details(second, *band)) for band in (FINE, (COARSE[0] * side, COARSE[1] * side))]
     fine, coarse = (_correlation(*pair, mask) for pair in details)
     spread = np.maximum(*(_standard(one, mask)[1] for one in details[0]))
-    return Alignment(fine, coarse, spread * np.sqrt(np.clip(1 - fine**2, 0, 1)), mask.mean((1, 2)))
+    # what lies outside is filled from the second picture, and its details reach inside: a blank picture must not be a copy for their sake
+    own = _standard(_details(moved, *FINE), mask)[1] / np.maximum(_standard(details[0][1], mask)[1], 1e-6)
+    return Alignment(fine, coarse, spread * np.sqrt(np.clip(1 - fine**2, 0, 1)), mask.mean((1, 2)), own)

@@ -177,7 +177,9 @@ class DatasetMap:
                 f"stress {self.stress:.3f} (0: every distance is drawn exactly).")
         poor = (f"Warning: a stress above {self.POOR:g} means that the plane cannot hold these distances; read the scores, not the map."
                 if self.stress > self.POOR else "")
-        return (made, *((poor,) if poor else ()), *self.remarks, NOT_A_MEASUREMENT)
+        few = (f"With {len(self.names)} data sets, distances without any structure give a stress of less than {self.POOR:g} as well: a small one says little."
+               if len(self.names) < 8 else "")
+        return (made, *(line for line in (poor, few) if line), *self.remarks, NOT_A_MEASUREMENT)
 
     def records(self) -> list[list[Any]]:
         """measure, dataset, role, x, y, floor, stress: one row a data set."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from simkit.dataset import Dataset
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["SharedImages", "compared", "copies_by_pair", "copies_of", "touched", "unseen"]
 
 
+TEST = "test"
+"""The part of a given split that transfers are scored on."""
+
+
 @dataclass(frozen=True)
 class SharedImages:
     """How many images of a target a source holds.
@@ -29,13 +33,15 @@ class SharedImages:
         source: name.
         images: of the target that have a copy in the source.
         of: images of the target.
-        exact: those among them whose copy has the same bytes or pixels.
+        exact: those among them of which a copy has the same bytes or pixels.
+        changed: those of which a copy was changed; an image may have copies of both kinds.
     """
 
     source: str
     images: int
     of: int
     exact: int
+    changed: int
 
     @property
     def near(self) -> int:
@@ -78,7 +84,7 @@ def copies_of(study: Study, kept: Mapping[str, Dataset], embeddings: Mapping[str
     found: list[Leakage] = []
     done: set[frozenset[str]] = set()
     for target in study.targets:
-        found.append(leakage_within(kept[target], store, progress, near=near, embedding=embeddings.get(target)))
+        found.append(leakage_within(_as_split(study, kept[target]), store, progress, near=near, embedding=embeddings.get(target)))
         for source in study.sources:
             if source == target or source not in kept or frozenset((source, target)) in done:
                 continue
@@ -91,6 +97,13 @@ def copies_of(study: Study, kept: Mapping[str, Dataset], embeddings: Mapping[str
     return tuple(found)
 
 
+def _as_split(study: Study, target: Dataset) -> Dataset:
+    """The target with its given split only where transfers are scored by it: it has a test part, and the protocol does not deal all images into folds."""
+    dealt = study.protocol is not None and study.protocol.splits == "ignore"
+    scored = target.splits is not None and any(split.lower() == TEST for split in target.splits)
+    return target if scored and not dealt else replace(target, splits=None)
+
+
 def copies_by_pair(leakage: Sequence[Leakage]) -> dict[tuple[str, str], SharedImages]:
     """(source, target) -> the images of the target that the source holds, for the pairs that share some; in both directions."""
     out = {}
@@ -100,7 +113,8 @@ def copies_by_pair(leakage: Sequence[Leakage]) -> dict[tuple[str, str], SharedIm
         for target, source, keys, of in ((one.first, one.second, [p.first_key for p in one.pairs], one.n_first),
                                          (one.second, one.first, [p.second_key for p in one.pairs], one.n_second)):
             exact = {key for key, pair in zip(keys, one.pairs, strict=True) if pair.how != "near"}
-            out[source, target] = SharedImages(source, len(set(keys)), of, len(exact))
+            changed = {key for key, pair in zip(keys, one.pairs, strict=True) if pair.how == "near"}
+            out[source, target] = SharedImages(source, len(set(keys)), of, len(exact), len(changed))
     return out
 
 
@@ -127,17 +141,23 @@ def touched(performance: TransferTable, leakage: Sequence[Leakage], *, removed: 
 def _pair_flag(pair: SharedImages, *, removed: bool) -> str:
     if not removed:
         return f"{pair.flag}; whether they were taken out of pretraining is not known"
-    if not pair.near:
+    if not pair.changed:
         return ""
-    return f"leak: {pair.near} of {pair.of} target images have a near copy in {pair.source}, which took part in the pretraining"
+    return f"leak: {pair.changed} of {pair.of} target images have a near copy in {pair.source}, which took part in the pretraining"
 
 
 def _within_flag(one: Leakage, *, removed: bool) -> str:
-    """Of copies within a target: on both sides of a given split, or near ones that folds may part (not of one patient, whom folds keep whole)."""
-    parted = [pair for pair in one.pairs if pair.first_split != pair.second_split]
-    loose = [pair for pair in one.pairs if (pair.how == "near" or not removed) and not (pair.first_group and pair.first_group == pair.second_group)]
-    hit = {key for pair in (*parted, *loose) for key in (pair.first_key, pair.second_key)}
-    if not hit:
+    """Of copies within a target: those in the test part and outside it of a given split; else those that folds may part, which are not of one patient.
+
+    simkit's own runner leaves exact copies of test images out of training, and keeps them in one fold.
+    """
+    counted = [pair for pair in one.pairs if pair.how == "near" or not removed]
+    if one.split:
+        hit = [pair for pair in counted if (pair.first_split.lower() == TEST) != (pair.second_split.lower() == TEST)]
+    else:
+        hit = [pair for pair in counted if not (pair.first_group and pair.first_group == pair.second_group)]
+    images = {key for pair in hit for key in (pair.first_key, pair.second_key)}
+    if not images:
         return ""
-    where = "on the other side of the split" if parted and not loose else "in the target itself, which folds may part"
-    return f"leak: {len(hit)} of {one.n_first} target images have a {'near copy' if removed and not parted else 'copy'} {where}"
+    where = "on the other side of the split, in training and test" if one.split else "in the target itself, which folds may part"
+    return f"leak: {len(images)} of {one.n_first} target images have a {'near copy' if removed else 'copy'} {where}"

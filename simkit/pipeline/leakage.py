@@ -16,8 +16,7 @@ from simkit.extractors.base import Extractor
 from simkit.extractors.decoding import prepared_images
 from simkit.files import write_text
 from simkit.leakage.exact import exact_between, exact_within
-from simkit.leakage.hashing import NEIGHBOURS
-from simkit.leakage.near import DEFAULTS, NearPairs, Thresholds, near_pairs
+from simkit.leakage.near import DEFAULTS, MOST, NearPairs, Thresholds, near_pairs
 from simkit.leakage.neighbours import Features
 from simkit.leakage.pairs import CopyPair, Leakage
 from simkit.leakage.verification import ORIENTATIONS
@@ -222,11 +221,13 @@ def _leakage(first: Seen, second: Seen, exact: Iterable[tuple[int, int, Any]], n
         elif first.dataset.groups is not None:
             pairs = [pair for pair in pairs if pair.first_group != pair.second_group]
             notes += _count(loose - len(pairs), "more pair of copies lies", "more pairs of copies lie", "within one group, which folds never part")
-        notes += _count(sum(pair.contradiction for pair in pairs), "pair of copies has", "pairs of copies have", "two labels: one is wrong")
+        contradictions = [pair for pair in pairs if pair.contradiction]
+        sure = all(pair.exact for pair in contradictions)
+        notes += _count(len(contradictions), "pair of copies has", "pairs of copies have", f"two labels: one {'is' if sure else 'may be'} wrong")
     for name, looks in {first.dataset.name: first.looks, second.dataset.name: second.looks}.items():
         notes += _count(int(looks.blank.sum()), f"image of {name} shows", f"images of {name} show", "one grey level only: no evidence of copying, left out")
     if near is not None:
-        notes += _count(near.full, "image has", "images have", f"{NEIGHBOURS} near copies or more, as many as are looked for: there may be others")
+        notes += _count(near.full, "image has", "images have", f"{MOST:,} near copies or more, as many as are looked for: there may be others")
         notes += near.notes
     return Leakage(first.dataset.name, second.dataset.name, len(first.dataset), len(second.dataset), tuple(pairs),
                    {} if near is None else near.thresholds, tuple(notes), _shared_groups(first.dataset, second.dataset), split)

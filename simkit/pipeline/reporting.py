@@ -143,6 +143,9 @@ def _correlated(content: Content, scores: Any, performance: Any, **options: Any)
                                  decimal=options["decimal"])
     if transfer is not None and not ranking:
         ranking = rank_sources(transfer, seed=options["seed"])
+    # without replicates and noise nothing tells sources apart
+    ranking = {target: tuple(row if row.best or row.baseline or row.gap_interval is not None else replace(row, tied=True) for row in rows)
+               for target, rows in ranking.items()}
     return replace(content, scores=content.scores if content.scores.records else drawn.scores, transfer=transfer, ranking=ranking, correlation=found,
                    answers={target: answer(target, rows) for target, rows in ranking.items()},
                    score_bars=content.score_bars if content.scores.records else drawn.score_bars,

@@ -50,6 +50,7 @@ class Format:
         column: least width of a heat map's column, inches.
         panels: of scatter plots in a row.
         panel: side of a panel, inches.
+        height: that a figure of scatter plots may have, mm; more panels make more figures. None leaves it as high as its content.
         name: letters of a line of a row's name.
         axis: width of the axis of a forest plot, inches.
         font: points of the text in a drawing.
@@ -60,6 +61,7 @@ class Format:
     column: float = 1.2
     panels: int = 3
     panel: float = 2.2
+    height: float | None = None
     name: int = 26
     axis: float = 4.2
     font: float = 8.0
@@ -67,7 +69,7 @@ class Format:
 
 PAGE = Format()
 
-FORMATS = {"page": PAGE, "double": Format(183.0, 5, 0.95, 2, 2.2, 22, 2.6, 7.5), "single": Format(89.0, 2, 0.75, 1, 2.2, 16, 1.1, 7.0)}
+FORMATS = {"page": PAGE, "double": Format(183.0, 5, 0.95, 2, 2.2, 240.0, 22, 2.6, 7.5), "single": Format(89.0, 2, 0.75, 1, 2.2, 240.0, 16, 1.1, 7.0)}
 """As drawn for the page; two columns of a journal; one column."""
 
 

@@ -29,7 +29,7 @@ HEAD = 16
 
 NOISE_MARK = "°"
 
-ROW, NAME = 0.3, 56
+ROW, NAME = 0.3, 36
 """Height of a row, inches; letters of a line of its name."""
 
 
@@ -163,7 +163,7 @@ def _class_plot(found: Explanation) -> NamedFigure:
     for place, one in zip(places, shown, strict=True):
         _class_row(axes, place, one)
     axes.set_xlabel(label(f"cost less floor, {found.unit}", 60))
-    for at, head in ((1.03, "excess  [95 %]"), (1.62, "reached / by itself")):
+    for at, head in ((1.03, "excess  [95 %]"), (1.45, "reached / by itself")):
         axes.text(at, 1.0, head, transform=axes.transAxes, va="bottom", fontsize=8)
     caption = ("How much more a unit of a class's mass costs from the source than from the target's other half, with a 95 % interval that allows for the "
                "number of classes; right of 0 (orange): farther than chance. Filled: not covered. Reached: share of its images with a source image among "
@@ -180,7 +180,7 @@ def _class_row(axes: Axes, place: float, one: TargetClass) -> None:
     axes.plot([one.excess], [place], marker="o", markersize=6, color=colour, markerfacecolor=colour if one.uncovered else PAPER)
     axes.text(1.03, place, f"{number(one.excess)} {interval_text(one.interval)}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     if one.reached is not None and one.reached_floor is not None:
-        axes.text(1.62, place, f"{100 * one.reached:.0f} % / {100 * one.reached_floor:.0f} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.text(1.45, place, f"{100 * one.reached:.0f} % / {100 * one.reached_floor:.0f} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def _decision_plot(found: Explanation) -> NamedFigure:
@@ -220,8 +220,8 @@ def _feature_plot(found: Explanation) -> NamedFigure:
         axes.plot([one.difference], [place], marker="o", markersize=6, color=POINT, markerfacecolor=POINT if sure else PAPER)
         text = f"{one.difference:+.2f} {interval_text(one.interval, 2, sign=True)}"
         axes.text(1.03, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-        axes.text(1.62, place, p_text(one.p).replace("<", "< "), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-    for at, head in ((1.03, "sd  [95 %]"), (1.62, "p, max-T")):
+        axes.text(1.45, place, p_text(one.p).replace("<", "< "), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    for at, head in ((1.03, "sd  [95 %]"), (1.45, "p, max-T")):
         axes.text(at, 1.0, head, transform=axes.transAxes, va="bottom", fontsize=8)
     axes.set_xlabel("target less source, standard deviations within the sets")
     caption = (f"Standardised differences of the means, the largest {len(shown)} of {len(found.features.features):,}; intervals one by one. Filled: p adjusted "

@@ -35,8 +35,9 @@ def explanation_page(found: Explanation, pictures: Pictures | None) -> str:
     with style():
         maps, figures = heat_maps(found), [drawn(one) for one in plots(found)]
     return html_page(
-        "explanation.html.j2", title=f"{found.source} to {found.target}: why near or far", found=found, answer=answer(found), texts=section_texts(found),
-        size_line=_size_line(found), coupling_map=maps[0], part_map=maps[1], class_plot=figures[0], decision_plot=figures[1], feature_plot=figures[2],
+        "explanation.html.j2", title=f"{found.source} to {found.target}: why near or far", scripts=("tooltips.js",), found=found, answer=answer(found),
+        texts=section_texts(found), size_line=_size_line(found), coupling_map=maps[0], part_map=maps[1], class_plot=figures[0], decision_plot=figures[1],
+        feature_plot=figures[2],
         tables={"coupling": _cells(found), "classes": _classes(found), "images": _images(found), "features": _features(found)},
         pairs=_pairs(found, uris), rows=_rows(found, uris), features=_feature_pictures(found, uris), shown=pictures is not None,
         nothing=found.told_apart is not None and nothing_to_see(found.told_apart), shades=shade_rules(), detail=_detail(found))

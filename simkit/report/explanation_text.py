@@ -42,7 +42,8 @@ def _score_sentence(found: Explanation) -> str:
     if score.floor is None:
         return f"{head} ({found.unit}); without a floor that number says neither near nor far."
     if any(AT_FLOOR in flag for flag in score.flags):
-        return f"{head}; two halves of {found.target} give {number(score.floor)}: the source is as near as a second sample of the target would be."
+        return (f"{head}; two halves of {found.target} give {number(score.floor)}: the source was not shown to be farther than a second sample of the target "
+                "would be (small differences are missed).")
     times = score.value / score.floor if score.floor > 0 and not found.higher_is_better else None
     far = f", {times:.1f} times as much" if times is not None and times >= 1.05 else ""
     return f"{head}; two halves of {found.target}, at half its size, give {number(score.floor)}{far}."
@@ -101,7 +102,7 @@ def coverage_sentence(classes: tuple[TargetClass, ...]) -> str:
     if far:
         return (f"No class of the target is out of the source's reach, but {named([c.name for c in far])} {'lies' if len(far) == 1 else 'lie'} farther off "
                 f"than the target's own halves are from each other.{rest}")
-    return f"No class of the target is farther from the source than chance allows.{rest}"
+    return f"No class of the target was shown to be farther from the source than chance allows; only large differences are found.{rest}"
 
 
 def _times(one: TargetClass) -> str:
@@ -121,7 +122,7 @@ def images_sentence(found: Explanation) -> str:
         return ""
     head = f"A classifier tells images of the two sets apart with AUC {apart.auc:.2f}{'' if apart.p is None else f' (p {p_text(apart.p)})'}"
     if apart.p is not None and apart.p > CHANCE:
-        return f"{head}: no better than chance, so there is nothing to explain about single images."
+        return f"{head}: not shown to be better than chance, so pictures of single images mean little."
     if apart.auc < CLOSE:
         return f"{head}: barely; the pictures of single images mean little."
     return f"{head}: nearly every image gives its data set away." if apart.auc > 0.98 else f"{head}."

@@ -63,7 +63,8 @@ def save_figures(content: Content, folder: str | os.PathLike[str], *, dpi: int =
         folder: is made when missing.
         dpi: of the PNG files.
         size: "page", as they are drawn for the page; "double" or "single", 183 mm or 89 mm wide, the columns of a journal, with text of 7 to 8 points: heat
-            maps are split into more parts, plots have fewer panels in a row. A figure that would have smaller text stays wider; its caption says so.
+            maps are split into more parts, scatter plots have fewer panels in a row and are split where they would be higher than a page. A figure that
+            would have smaller text stays wider; its caption says so.
 
     Returns:
         The paths, in the order of the report, two a figure; that of the captions last.

@@ -206,8 +206,11 @@ def measure_maps(content: Content, columns: int = PAGE.columns) -> list[HeatMap]
 def _reading(cells: Iterable[ScoreCell], target: str) -> str:
     """How the maps of a target are read: said once, under the first of them."""
     own = [cell for cell in cells if cell.target == target]
-    text = "Values as each measure defines them; the shade is the rank of the source within one measure, so that units do not matter"
-    text += "; sources of equal value share the mean of their ranks." if any(cell.equal for cell in own) else "."
+    text = "Values as each measure defines them"
+    if any(cell.of > 1 and not cell.constant for cell in own):
+        text += "; the shade is the rank of the source within one measure, so that units do not matter"
+        text += "; sources of equal value share the mean of their ranks" if any(cell.equal for cell in own) else ""
+    text += "."
     if any(cell.chance is not None for cell in own):
         text += (" The row shuffled is the value when the target's labels are shuffled, lowest to highest of the sources: what chance gives. "
                  f"{CHANCE_MARK} marks a value that is not above its own by more than their spread (one-sided 95 %).")

@@ -150,7 +150,7 @@ def _highlighted(image_map: ImageMap, title: str) -> NamedFigure:
     figure, panels = _panels(image_map, [label(image_map.names[i], 22) for i in shown], side=1.75, columns=4, foot=0.0)
     pixels = len(points) * len(shown) > MOST_VECTORS
     for i, axes in zip(shown, panels, strict=True):
-        axes.plot(*points[rows != i].T, marker="o", color=FAINT, linestyle="none", markersize=0.9, markeredgewidth=0, alpha=0.35, rasterized=pixels)
+        axes.plot(*points[rows != i].T, marker="o", color=FAINT, linestyle="none", markersize=1.4, markeredgewidth=0, alpha=0.8, rasterized=pixels)
         axes.plot(*points[rows == i].T, marker="o", color=POINT, linestyle="none", markersize=1.6, markeredgewidth=0, rasterized=pixels)
         _axes(image_map, axes, named=False)
     what = f"One panel a data set: its images in blue, those of all {len(image_map.sets)} data sets in grey behind them; all panels show the same map."
@@ -221,7 +221,7 @@ def _classes(image_map: ImageMap, axes: Axes, i: int, ranks: tuple[dict[str, int
     found, others = ranks
     own = np.flatnonzero(rows == i)
     number = np.array([found.get(name, MOST_CLASSES) for name in image_map.sets[i].labels])
-    axes.plot(*points[rows != i].T, marker="o", color=FAINT, linestyle="none", markersize=0.9, markeredgewidth=0, alpha=0.3, rasterized=pixels)
+    axes.plot(*points[rows != i].T, marker="o", color=FAINT, linestyle="none", markersize=1.4, markeredgewidth=0, alpha=0.8, rasterized=pixels)
     marks = [(own[number == rank], COLOURS[rank], SHAPES[rank]) for rank in found.values()]
     if others:
         marks.append((own[number == MOST_CLASSES], COLOURS[-1], "."))

@@ -67,7 +67,7 @@ class Consensus:
 
     Attributes:
         target: name.
-        order: sources with their mean relative rank, 0 first to 1 last, best first; every measure counts once.
+        order: sources that all these measures score, with their mean relative rank among them, 0 first to 1 last, best first; every measure counts once.
         firsts: source -> measures that put it first, most measures first; equal values share.
         measures: that order the sources of this target: neither constant nor a property of the source alone.
     """
@@ -79,8 +79,8 @@ class Consensus:
 
     @property
     def agreed(self) -> bool:
-        """Whether at least half of the measures put the same source first."""
-        return bool(self.firsts) and 2 * len(next(iter(self.firsts.values()))) >= len(self.measures)
+        """Whether more than half of the measures put the same source first."""
+        return bool(self.firsts) and 2 * len(next(iter(self.firsts.values()))) > len(self.measures)
 
 
 def _oriented(content: Content) -> dict[str, dict[str, dict[str, ScoreCell]]]:
@@ -154,12 +154,15 @@ def consensus(content: Content) -> tuple[Consensus, ...]:
             continue
         relative: dict[str, list[float]] = {}
         firsts: dict[str, list[str]] = {}
+        common = set.intersection(*(set(found) for found in own.values()))
         for method, found in own.items():
             ranks = _ranks(list(found.values()), infos[method].higher_is_better)
             for source, rank in zip(found, ranks, strict=True):
-                relative.setdefault(source, []).append((float(rank) - 1) / (len(found) - 1))
                 if rank == ranks.min():
                     firsts.setdefault(source, []).append(method)
+            shared = [source for source in found if source in common]
+            for source, rank in zip(shared, _ranks([found[source] for source in shared], infos[method].higher_is_better), strict=True):
+                relative.setdefault(source, []).append((float(rank) - 1) / max(len(shared) - 1, 1))
         order = sorted(((source, round(float(np.mean(places)), 12)) for source, places in relative.items()), key=lambda item: (item[1], item[0]))
         counted = sorted(firsts.items(), key=lambda item: (-len(item[1]), item[0]))
         out.append(Consensus(target, tuple(order), {source: tuple(methods) for source, methods in counted}, tuple(own)))
@@ -167,12 +170,12 @@ def consensus(content: Content) -> tuple[Consensus, ...]:
 
 
 def disagreements(found: Sequence[Consensus], *, most: int = 6) -> list[str]:
-    """One sentence for each target where fewer than half of the measures put the same source first; many targets share one."""
+    """One sentence for each target where half of the measures or fewer put the same source first; many targets share one."""
     split = [one for one in found if not one.agreed]
     if len(split) > most:
         names = shortened([one.target for one in split], most)
-        return [f"Measures disagree about the first source for {len(split)} of {plural(len(found), 'target')}: no source is first by half of them ({names}). "
-                "The table of the common order says by how many."]
+        return [f"Measures disagree about the first source for {len(split)} of {plural(len(found), 'target')}: no source is first by more than half of them "
+                f"({names}). The table of the common order says by how many."]
     lines = []
     for one in split:
         source, methods = next(iter(one.firsts.items()))

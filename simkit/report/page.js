@@ -1,4 +1,4 @@
-// Makes the headings of tables into buttons that sort. Nothing else needs a script.
+// Makes the headings of tables into buttons that sort, and shows where more of a table or a drawing can be scrolled to. Nothing else needs a script.
 (function () {
   "use strict";
   function key(row, column) {
@@ -32,5 +32,14 @@
       button.addEventListener("click", function () { sort(table, column, heading); });
       heading.appendChild(button);
     });
+  });
+  Array.prototype.forEach.call(document.querySelectorAll(".scroll"), function (box) {
+    function look() {  // only what can be scrolled is a stop of the tab key
+      box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+      if (box.scrollWidth > box.clientWidth + 1) { box.tabIndex = 0; } else if (box !== document.activeElement) { box.removeAttribute("tabindex"); }
+    }
+    box.addEventListener("scroll", look, { passive: true });
+    new ResizeObserver(look).observe(box);
+    look();
   });
 })();

@@ -114,11 +114,8 @@ def _answers(content: Content) -> list[dict[str, Any]]:
     out = []
     for number, (target, tables) in enumerate(answer_tables(content)):
         found = content.recommendations.get(target)
-        measured = answer_of(content, target)
-        text = measured or (closeness_answer(content, target) if found is None else found.answer)
-        lines = [] if found is None or measured else recommendation_lines(found)
-        if found is not None and not measured:
-            lines.append(closeness_answer(content, target))
+        text = answer_of(content, target) or (closeness_answer(content, target) if found is None else found.answer)
+        lines = [] if found is None else [*recommendation_lines(found), closeness_answer(content, target)]
         out.append({"target": target, "text": text, "lines": [line for line in lines if line],
                     "tables": [_shown(table, ANSWERS_SHOWN) for table in tables] if number < TARGETS_SHOWN else []})
     return out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -52,22 +53,59 @@ MOST_NUMBERED = 60
 GUTTER = 0.7
 """Between the panels of a row, inches."""
 
-MARK, LETTER = 0.45, 0.07
-"""Room that the number and a letter of a name take in the key, inches."""
+MARK, LETTER, LINE = 0.45, 0.07, 0.16
+"""Room that the number, a letter of a name and a line take in the key, inches."""
 
 Point: TypeAlias = tuple[str, ScoreCell, TransferCell]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What the figures of one measure have in common, lengths in inches.
+
+    Attributes:
+        numbers: source -> number beside its points and in the key; empty where the panels are too full for numbers.
+        titles: target -> title of its panel.
+        side: of a panel.
+        columns: panels in a row.
+        head: room above a panel.
+        foot: room below it.
+        over: the verdict over all targets, above the panels.
+        font: points of the text.
+    """
+
+    numbers: dict[str, int]
+    titles: dict[str, str]
+    side: float
+    columns: int
+    head: float
+    foot: float
+    over: str
+    font: float
+
+    @property
+    def each(self) -> float:
+        """Height of a row."""
+        return self.side + self.foot + self.head
+
+    @property
+    def across(self) -> float:
+        """Width of a row."""
+        return (self.side + GUTTER) * self.columns
+
+
 def scatter_figures(content: Content, form: Format = PAGE) -> list[NamedFigure]:
-    """One figure a measure, for the few that agree best with transfer."""
+    """A figure a measure, or several where one would be too high, for the few that agree best with transfer."""
     cells, transfers = score_cells(content), transfer_cells(content)
     out: list[NamedFigure] = []
+    measures = 0
     for method in best_methods(content, SCATTER_MEASURES):
         found = {target: _points(content, cells, transfers, method, target) for target in content.targets}
         panels = {target: points for target, points in found.items() if len(points) > 1}
         if panels:
+            measures += 1
             without = [target for target in content.targets if target not in panels]
-            out.append(_scatter_figure(content, method, panels, without, f"scatter-{safe_name(method, otherwise=str(len(out) + 1))}", form))
+            out += _scatter_figures(content, method, panels, without, f"scatter-{safe_name(method, otherwise=str(measures))}", form)
     if not out:
         undefined = content.correlation is not None and not best_methods(content, 1)
         why = ("No measure has a defined rank correlation with transfer." if undefined else
@@ -85,50 +123,81 @@ def _points(
     return [(cell.source, cell, transfer) for cell, transfer in found if transfer is not None and transfer.mean is not None]
 
 
-def _scatter_figure(
+def _scatter_figures(
     content: Content, method: str, every: Mapping[str, Sequence[Point]], without: Sequence[str], name: str, form: Format,
-) -> NamedFigure:
+) -> list[NamedFigure]:
+    """The figures of one measure: as many of its panels in each as are not too high."""
     info = next(info for info in method_infos(content) if info.name == method)
     crowded = max(len(points) for points in every.values()) > MOST_NUMBERED
     panels = dict(list(every.items())[: FULL_PANELS if crowded else MOST_PANELS])
-    numbers = {source: i for i, source in enumerate(dict.fromkeys((*content.sources, *(s for points in panels.values() for s, _, _ in points))), 1)}
+    layout = _layout(content, info, panels, form, crowded=crowded)
+    rows = math.ceil(len(panels) / layout.columns)
+    if form.height is not None:
+        room = form.height / 25.4 - _key_columns(layout, (source for points in panels.values() for source, _, _ in points))[1] - 0.35
+        rows = max(1, min(rows, int(room / layout.each)))
+    targets, most = list(panels), rows * layout.columns
+    blocks = [targets[start : start + most] for start in range(0, len(targets), most)]
+    out = []
+    for part, block in enumerate(blocks, 1):
+        own = {target: panels[target] for target in block}
+        figure, tips = _scatter_figure(content, info, own, layout)
+        caption = _caption(content, info, own, without, numbered=not crowded)
+        if crowded:
+            caption += f" Points have no numbers, tooltips and bars, because there are more than {MOST_NUMBERED} in a panel; the tables name them."
+        caption += f" Drawn are the first {len(panels)} of {len(every)} targets." if len(every) > len(panels) else ""
+        of = f" ({part} of {len(blocks)})" if len(blocks) > 1 else ""
+        out.append(NamedFigure(f"{name}-{part}" if of else name, f"Similarity against transfer: {method}{of}", caption, figure, tips={} if crowded else tips))
+    return out
+
+
+def _layout(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[Point]], form: Format, *, crowded: bool) -> Layout:
     used = {source for points in panels.values() for source, _, _ in points}
-    key = [(str(i), label(source, 34)) for source, i in numbers.items() if source in used]
+    numbers = {source: i for i, source in enumerate(dict.fromkeys((*content.sources, *(s for points in panels.values() for s, _, _ in points))), 1)}
     most = max(len(points) for points in panels.values())
     side = WIDE_PANEL if most > MANY_POINTS and form is PAGE else form.panel
     columns = min(len(panels), form.panels if side == form.panel else WIDE_IN_ROW)
-    key = [] if crowded else key
-    longest = max((text_width(line) for _, text in key for line in text.split("\n")), default=1)
-    key_columns = max(1, min(len(key), int(columns * (side + GUTTER) / (MARK + LETTER * longest))))
-    key_height = 0.16 * max(sum(text.count("\n") + 1 for _, text in key[start::key_columns]) for start in range(key_columns)) + 0.35
-    titles = {target: "\n".join(part for part in (label(target), _verdict(content, method, target)) if part) for target in panels}
-    head = 0.2 + 0.17 * max(title.count("\n") for title in titles.values())
-    foot = 0.46 + 0.16 * (_x_label(info, "1e-10").count("\n") + 1)
-    each = side + foot + head
+    titles = {target: "\n".join(part for part in (label(target), _verdict(content, info.name, target)) if part) for target in panels}
     font = 9.0 if form is PAGE else form.font
-    over = _over_all(content, method, int((side + GUTTER) * columns * 115 / font))
-    width, height = 0.9 + (side + GUTTER) * columns, each * math.ceil(len(panels) / columns) + key_height
+    return Layout({} if crowded else {source: i for source, i in numbers.items() if source in used}, titles, side, columns,
+                  0.2 + 0.17 * max(title.count("\n") for title in titles.values()), 0.46 + 0.16 * (_x_label(info, "1e-10").count("\n") + 1),
+                  _over_all(content, info.name, int((side + GUTTER) * columns * 115 / font)), font)
+
+
+def _key_columns(layout: Layout, used: Iterable[str]) -> tuple[list[list[tuple[str, str]]], float]:
+    """The key of the sources of a figure, (number, name) in columns, and its height."""
+    shown = set(used)
+    key = [(str(i), label(source, 34)) for source, i in layout.numbers.items() if source in shown]
+    longest = max((text_width(line) for _, text in key for line in text.split("\n")), default=1)
+    count = max(1, min(len(key), int(layout.across / (MARK + LETTER * longest))))
+    columns = [key[start::count] for start in range(count)]
+    return columns, LINE * max(sum(text.count("\n") + 1 for _, text in column) for column in columns) + 0.35
+
+
+def _scatter_figure(
+    content: Content, info: MethodInfo, panels: Mapping[str, Sequence[Point]], layout: Layout,
+) -> tuple[Figure, dict[str, tuple[str, ...]]]:
+    """One figure, and what its groups of points are."""
+    side, columns, each = layout.side, layout.columns, layout.each
+    key, key_height = _key_columns(layout, (source for points in panels.values() for source, _, _ in points))
+    width, height = 0.9 + layout.across, each * math.ceil(len(panels) / columns) + key_height
     figure = blank(width, height)
-    if over:
-        figure.text(0.8 / width, 1 + 0.12 / height, over, ha="left", va="bottom", fontsize=font)
+    if layout.over:
+        figure.text(0.8 / width, 1 + 0.12 / height, layout.over, ha="left", va="bottom", fontsize=layout.font)
     tips: dict[str, tuple[str, ...]] = {}
     for place, (target, points) in enumerate(panels.items()):
         row, column = divmod(place, columns)
-        axes = figure.add_axes(((0.8 + (side + GUTTER) * column) / width, (height - (row + 1) * each + foot) / height, side / width, side / height))
-        tips |= _scatter(axes, points, info, numbers if key else {}, side, place)
-        axes.set_title(titles[target], loc="left", fontsize=8.5 if form is PAGE else form.font)
+        corner = (0.8 + (side + GUTTER) * column) / width, (height - (row + 1) * each + layout.foot) / height
+        axes = figure.add_axes((*corner, side / width, side / height))
+        tips |= _scatter(axes, points, info, layout.numbers, side, place)
+        axes.set_title(layout.titles[target], loc="left", fontsize=min(8.5, layout.font))
         axes.set_ylabel(label(metric_of(content), 30) if column == 0 else "")
-    _key(figure, [key[start::key_columns] for start in range(key_columns)], (side + GUTTER) * columns / key_columns, key_height)
-    caption = _caption(content, info, panels, without)
-    caption += "" if key else f" Points have no numbers, tooltips and bars, because there are more than {MOST_NUMBERED} in a panel; the tables name them."
-    caption += f" Drawn are the first {len(panels)} of {len(every)} targets." if len(every) > len(panels) else ""
-    return NamedFigure(name, f"Similarity against transfer: {method}", caption, figure, tips={} if crowded else tips)
+    _key(figure, key, layout.across / len(key), key_height)
+    return figure, tips
 
 
-def _caption(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[Point]], without: Sequence[str]) -> str:
+def _caption(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[Point]], without: Sequence[str], *, numbered: bool) -> str:
     points = [point for panel in panels.values() for point in panel]
     text = "One point a source, numbered as in the key; one panel a target. Right is always more similar"
-    text += ", a dagger marks pairs that copies of images touch" if any(is_leak((*cell.flags, *transfer.flags)) for _, cell, transfer in points) else ""
     text += "." if info.higher_is_better else ": the axis of a distance runs backwards."
     bars = {"Horizontal": content.score_bars if any(cell.interval for _, cell, _ in points) else "",
             "Vertical": content.performance_bars if any(transfer.interval for _, _, transfer in points) else ""}
@@ -139,7 +208,9 @@ def _caption(content: Content, info: MethodInfo, panels: Mapping[str, Sequence[P
     text += " Targets are not pooled, because each has its own difficulty."
     if any(cell.halves is not None for _, cell, _ in points):
         text += " The dashed line is the floor, the value between two halves of the target (at half its size or less, where many distances are larger)."
-    return text + (f" No panel, because fewer than two sources have both numbers: {shortened(without)}." if without else "")
+    text += f" No panel, because fewer than two sources have both numbers: {shortened(without)}." if without else ""
+    leaks = numbered and any(is_leak((*cell.flags, *transfer.flags)) for _, cell, transfer in points)
+    return text + (f" {LEAK_MARK} marks a pair that copies of images touch." if leaks else "")
 
 
 def _verdict(content: Content, method: str, target: str) -> str:
@@ -255,4 +326,4 @@ def _key(figure: Figure, columns: Sequence[Sequence[tuple[str, str]]], pitch: fl
         for mark, name in column:
             figure.text((left + 0.14) / width, top / height, mark, ha="right", va="top", fontsize=8)
             figure.text((left + 0.22) / width, top / height, name, ha="left", va="top", fontsize=8)
-            top -= 0.16 * (name.count("\n") + 1)
+            top -= LINE * (name.count("\n") + 1)

@@ -4,7 +4,7 @@
   var box = document.createElement("div");
   box.className = "tooltip";
   box.id = "tooltip";
-  box.setAttribute("role", "tooltip");
+  box.setAttribute("aria-hidden", "true");  // what it says is read with the cell or point itself, once
   box.hidden = true;
   document.body.appendChild(box);
   var shown = null;
@@ -12,18 +12,23 @@
   function tipped(element) {
     return element && element.closest ? element.closest("table.heat td[title], table.heat td[data-tip], g.point") : null;
   }
-  function tip(element) {  // the text that is the browser's title until it is asked for
+  function tip(element) {  // the text that is the browser's title until it is asked for; then it is the name of a point and describes a cell
     if (!element.hasAttribute("data-tip")) {
-      var title = element.querySelector("title");
-      element.setAttribute("data-tip", title ? title.textContent : element.getAttribute("title"));
-      element.removeAttribute("title");
-      if (title) { title.remove(); }
+      var title = element.querySelector("title"), text = title ? title.textContent : element.getAttribute("title");
+      element.setAttribute("data-tip", text);
+      if (title) {
+        title.remove();
+        element.setAttribute("role", "img");
+        element.setAttribute("aria-label", text);
+      } else {
+        element.removeAttribute("title");
+        element.setAttribute("aria-description", text);
+      }
     }
     return element.getAttribute("data-tip");
   }
   function hide() {
     box.hidden = true;
-    if (shown) { shown.removeAttribute("aria-describedby"); }
     shown = null;
   }
   function show(element) {
@@ -32,7 +37,6 @@
     shown = element;
     box.textContent = tip(element);
     box.hidden = false;
-    element.setAttribute("aria-describedby", "tooltip");
     put(element);
   }
   function put(element) {
@@ -45,10 +49,7 @@
   function go(from, to) {
     if (!to) { return; }
     from.tabIndex = -1;
-    if (to.namespaceURI !== document.documentElement.namespaceURI) {
-      to.setAttribute("role", "img");
-      to.setAttribute("aria-label", tip(to));
-    }
+    tip(to);
     to.tabIndex = 0;
     to.focus({ preventScroll: false });
   }
@@ -72,8 +73,7 @@
     first.setAttribute("tabindex", "0");
     if (holder.tagName.toLowerCase() === "svg") {
       holder.setAttribute("role", "group");
-      first.setAttribute("role", "img");
-      first.setAttribute("aria-label", first.querySelector("title").textContent);
+      tip(first);
     }
   });
   document.addEventListener("pointerover", function (event) {
