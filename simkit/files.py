@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -114,16 +115,22 @@ def _flush_folder(path: Path) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises, before any work, when a file could not be written; makes its folder when that is missing.
+    """Raises, before any work, when a file could not be written. A missing folder is made to try it, and removed again: writing makes it.
 
     Raises:
         ResourceError: a folder, a device, a pipe or a socket of that name, or a folder that cannot be made or written.
     """
     with resource_errors(path):
         path = _destination(path)
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "the folder is not writable")
+        try:
+            if not os.access(path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, "the folder is not writable")
+        finally:
+            for folder in missing:
+                with contextlib.suppress(OSError):  # somebody else put something there
+                    folder.rmdir()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -130,3 +130,16 @@ def test_a_split_counts_only_where_transfers_are_scored_by_it(folder: Path) -> N
     assert _as_split(study, replace(dataset, splits=tuple("val" if i % 2 else "train" for i in range(len(dataset))))).splits is None
     assert study.protocol is not None
     assert _as_split(replace(study, protocol=replace(study.protocol, splits="ignore")), tested).splits is None
+
+
+def test_what_was_found_is_found_again_and_follows_keys_and_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.pipeline import leakage
+
+    first = run(folder)
+    monkeypatch.setattr(leakage, "near_pairs", lambda *_, **__: pytest.fail("compared again"))
+    again = simkit.run(folder / "study.toml")
+    assert again.content.leakage == first.content.leakage
+    monkeypatch.undo()
+    (folder / "near" / "dark" / "copy0.png").rename(folder / "near" / "dark" / "moved.png")
+    moved = simkit.run(folder / "study.toml", overwrite=True).content.leakage
+    assert {pair.second_key for one in moved for pair in one.pairs if pair.exact} == {"dark/copy1.png", "dark/moved.png"}

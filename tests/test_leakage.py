@@ -26,6 +26,7 @@ from simkit.leakage.verification import ORIENTATIONS, aligned, turned
 from simkit.pipeline.leakage import find_leakage, leakage_between, leakage_within
 from simkit.pipeline.progress import Progress
 from simkit.recipe import rng_for
+from simkit.sources.exclusion import without
 from simkit.store import Store
 
 
@@ -332,3 +333,23 @@ def test_the_number_of_images_with_a_copy_does_not_depend_on_the_direction(tmp_p
     back = leakage_between(source, target, Store(), Progress())
     assert len(there.first_keys) == len(back.second_keys) == 10
     assert there.second_keys == back.first_keys == ("a/one.png",)
+
+
+def test_a_list_that_a_study_uses_only_grows(folder: Path, tmp_path: Path) -> None:
+    """What a study leaves out is not found again; writing the list anew must not bring it back."""
+    lists = tmp_path / "lists"
+    first = find_leakage(folder / "target", folder / "source", near=True)
+    first.write_exclusions(lists)
+    before = (lists / "exclude-source.csv").read_text().splitlines()
+    source = without(simkit.load(folder / "source"), lists / "exclude-source.csv")
+    assert source.excluded == 8
+    second = find_leakage(folder / "target", source)
+    assert second.pairs == ()
+    second.write_exclusions(lists)
+    first.write_exclusions(lists)
+    assert (lists / "exclude-source.csv").read_text().splitlines() == before
+    own = next(key for key in simkit.load(folder / "target").keys if key not in first.found[0].first_keys)
+    shutil.copy(folder / "target" / own, folder / "source" / "a" / "new.png")
+    third = find_leakage(folder / "target", without(simkit.load(folder / "source"), lists / "exclude-source.csv"))
+    third.write_exclusions(lists)
+    assert (lists / "exclude-source.csv").read_text().splitlines() == [*before, f"a/new.png,copy (bytes) of {own} of target"]

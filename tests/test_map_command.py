@@ -45,7 +45,7 @@ def scores(folder: Path, rows: list[dict[str, object]] | None = None) -> str:
 def test_a_map_of_images_is_a_folder_that_is_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     near, far = two(tmp_path)
     assert run("map", near, far, *PIXELS, "--out", str(tmp_path / "one")) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "PCA of 36 images, 48 features" in said
     assert "A map is not a measurement" in said
     assert "exchanged at random" in said
@@ -53,7 +53,7 @@ def test_a_map_of_images_is_a_folder_that_is_the_same_twice(tmp_path: Path, caps
     assert run("map", near, far, *PIXELS, "--out", str(tmp_path / "two")) == 0
     assert "(all found in the store)" in capsys.readouterr().err
     first = contents(tmp_path / "one")
-    assert set(first) == {"map.html", "map.csv", "figures/captions.txt", *(f"figures/map-{w}.{k}" for w in ("data-sets", "classes") for k in ("svg", "png"))}
+    assert set(first) == {"map.html", "map.csv", "figures/map-captions.txt", *(f"figures/map-{w}.{k}" for w in ("data-sets", "classes") for k in ("svg", "png"))}
     assert contents(tmp_path / "two") == first
     rows = list(csv.DictReader(first["map.csv"].decode().splitlines()))
     assert list(rows[0]) == ["dataset", "key", "class", "group", "split", "x", "y"]
@@ -76,7 +76,7 @@ def test_a_large_set_is_sampled_by_content_and_that_is_said(tmp_path: Path, caps
     page = (tmp_path / "map" / "map.html").read_text()
     assert "near 11 of 22 images" in page
     assert "smallest SHA-256 digest" in page
-    assert "near 11 of 22 images" in (tmp_path / "map" / "figures" / "captions.txt").read_text()
+    assert "near 11 of 22 images" in (tmp_path / "map" / "figures" / "map-captions.txt").read_text()
 
 
 def test_no_picture_leaves_the_data_when_that_is_asked(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_map_of_data_sets_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "otdd is a squared distance: drawn is its root." in said
     assert "stress 0.000" in said
-    assert set(contents(tmp_path / "map")) == {"map.html", "map.csv", "figures/captions.txt", "figures/map-otdd.svg", "figures/map-otdd.png"}
+    assert set(contents(tmp_path / "map")) == {"map.html", "map.csv", "figures/map-captions.txt", "figures/map-otdd.svg", "figures/map-otdd.png"}
     rows = {row["dataset"]: row for row in csv.DictReader((tmp_path / "map" / "map.csv").read_text().splitlines())}
     where = {name: np.array([float(row["x"]), float(row["y"])]) for name, row in rows.items()}
     assert np.hypot(*(where["a"] - where["b"])) == pytest.approx(2, abs=1e-3)

@@ -432,6 +432,13 @@ def test_the_head_of_a_page_counts_only_data_sets_that_it_knows(full: Content) -
     assert "data sets," not in Reader(build_page(replace(full, cards=()))).words.split("Features:")[0]
 
 
+def test_classes_of_a_data_set_are_heads_of_their_rows_in_a_table_with_a_name(page: str, full: Content) -> None:
+    tables = re.findall(r'<table class="bars" aria-label="Images of each class">(.*?)</table>', page, flags=re.S)
+    assert len(tables) == len(full.cards) + 1  # one more holds the classes that one of them has beyond the first
+    names = [html.unescape(name) for table in tables for name in re.findall(r'<tr><th scope="row" class="class">(.*?)</th>', table)]
+    assert names == [name for one in full.cards for name, _ in sorted(one.class_counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
 def test_of_many_targets_only_the_first_scatter_plot_stands_open() -> None:
     page = build_page(content(tuple("abcdefg"), targets=7, methods=4))
     closed = re.findall(r'<details><summary>(Similarity against transfer: \w+)</summary>\s*<figure id="figure-scatter-\w+">\s*<div', page)

@@ -145,3 +145,60 @@ def test_a_table_with_other_columns_is_no_score_table() -> None:
     columns = [*ScoreTable.REQUIRED, "source_size"]
     assert is_score_table(RawTable.of_records([{"source": "a"}], columns, name="t"))
     assert not is_score_table(RawTable.of_records([{"source": "a"}], [*columns, "auc"], name="t"))
+
+
+def test_files_of_the_user_are_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "figures" / "measures-old.svg").write_text("mine too")
+    report_tables(EXAMPLES / "scores.csv", out=tmp_path, methods=("otdd", "frechet"))
+    assert (tmp_path / "figures" / "measure-agreement.svg").is_file()
+    report_tables(EXAMPLES / "scores.csv", out=tmp_path, methods=("otdd",))  # one measure: no agreement, and its figure goes
+    assert not (tmp_path / "figures" / "measure-agreement.svg").exists()
+    assert (tmp_path / "figures" / "mine.png").read_bytes() == b"mine"
+    assert (tmp_path / "figures" / "measures-old.svg").read_text() == "mine too"
+    (tmp_path / "report.html").write_text("<html>my own</html>")
+    with pytest.raises(UsageError, match=r"report.html is no page of simkit's|is no page of simkit's, and would be replaced"):
+        report_tables(EXAMPLES / "scores.csv", out=tmp_path)
+    assert (tmp_path / "report.html").read_text() == "<html>my own</html>"
+
+
+def test_the_folder_of_a_run_knows_all_of_its_study(tmp_path: Path) -> None:
+    text = study_text(tmp_path, extra='projection = "pca:3"\nstore = "own-store"').replace('["frechet", "domain-classifier", "source-size"]', '"all"')
+    (tmp_path / "study.toml").write_text(text)
+    first = simkit.run(tmp_path / "study.toml", thumbnails=False)
+    assert (tmp_path / "own-store").is_dir()
+    again = report_study(first.out)
+    assert again.scores.records == first.scores.records
+    assert again.content.thumbnails == {}  # as the run before
+    assert report_study(first.out, thumbnails=True).content.thumbnails != {}
+    (tmp_path / "study.toml").write_text(text.replace("pca:3", "pca:2"))
+    with pytest.raises(UsageError, match=r"another configuration \(different: projection\)\n?.*run the changed study first"):
+        report_study(tmp_path / "study.toml")
+
+
+def test_pairs_without_a_partner_are_an_error_unless_allowed(tmp_path: Path) -> None:
+    renamed = (EXAMPLES / "transfer.csv").read_text().replace("bones,", "bonesx,")
+    (tmp_path / "transfer.csv").write_text(renamed)
+    with pytest.raises(DataError, match=r"SK209.*bones.*"):
+        report_tables(EXAMPLES / "scores.csv", performance=tmp_path / "transfer.csv", out=tmp_path / "out", permutations=99, bootstraps=100)
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_too_few_sources_for_statistics_still_give_a_page(tmp_path: Path) -> None:
+    scores = "source,target,method,value,higher_is_better\n" + "".join(f"{s},{t},otdd,{v},False\n" for t in "xy" for s, v in (("a", 1.0), ("b", 2.0)))
+    transfers = "source,target,fold,metric,value\n" + "".join(
+        f"{s},{t},{f},auc,{v + f / 100}\n" for t in "xy" for s, v in (("a", 0.8), ("b", 0.7)) for f in (1, 2, 3))
+    (tmp_path / "s.csv").write_text(scores)
+    (tmp_path / "t.csv").write_text(transfers)
+    made = report_tables(tmp_path / "s.csv", performance=tmp_path / "t.csv", out=tmp_path / "out")
+    assert made.content.correlation is None
+    assert made.content.answers["x"].startswith("x: take a")
+    assert [item.method for item in made.content.unavailable] == ["correlation"]
+    assert "fewer than 3 sources" in made.page.read_text()
+
+
+def test_measures_of_different_sources_have_no_common_order(tmp_path: Path) -> None:
+    rows = [f"{s},t,{m},{i}.5,False\n" for m, sources in (("m1", "ab"), ("m2", "cd")) for i, s in enumerate(sources)]
+    (tmp_path / "s.csv").write_text("source,target,method,value,higher_is_better\n" + "".join(rows))
+    assert report_tables(tmp_path / "s.csv", out=tmp_path / "out").page.is_file()

@@ -216,8 +216,8 @@ class BatchSize(click.ParamType[int | None]):
 
 def figure_options(command: F) -> F:
     """--figure-size, --dpi, --no-thumbnails."""
-    command = click.option("--no-thumbnails", "thumbnails", is_flag=True, default=True, flag_value=False,
-                           help="Show no images on the page: no picture leaves the data.")(command)
+    command = click.option("--thumbnails/--no-thumbnails", "thumbnails", default=None,
+                           help="Whether the page shows images; without, none leaves the data (default: yes; `simkit report`: as the run before).")(command)
     command = click.option("--dpi", type=click.IntRange(50, 1200), default=300, show_default=True, help="Of the PNG figures.")(command)
     return click.option("--figure-size", type=click.Choice(["page", "single", "double"]), default="page", show_default=True,
                         help="Of the figures in files: as on the page, or the width of one (89 mm) or two (183 mm) columns of a journal.")(command)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of permutations and bootstrap (of tables).")
 @output_options
 def report(
-    what: str, out: str | None, figure_size: Literal["page", "single", "double"], dpi: int, thumbnails: bool, store: str | None, title: str | None,
+    what: str, out: str | None, figure_size: Literal["page", "single", "double"], dpi: int, thumbnails: bool | None, store: str | None, title: str | None,
     performance: str | None, replicates: str | None, methods: tuple[str, ...], distances: tuple[str, ...], similarities: tuple[str, ...],
     metric: str | None, alias: tuple[str, ...], allow_missing: bool, aggregate: Literal["mean"] | None, decimal: Literal[".", ","],
     permutations: int, bootstraps: int, seed: int, json_target: str | None, quiet: bool, no_color: bool,

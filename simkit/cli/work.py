@@ -29,7 +29,7 @@ cluster_option = click.option(
 @output_options
 def run(
     study: str, dry_run: bool, out: str | None, overwrite: bool, jobs: int, cluster: str | None, device: str | None,
-    figure_size: Literal["page", "single", "double"], dpi: int, thumbnails: bool, batch_size: int | None,
+    figure_size: Literal["page", "single", "double"], dpi: int, thumbnails: bool | None, batch_size: int | None,
     workers: int | None, backend: str, store: str | None, strict: bool, json_target: str | None, quiet: bool, no_color: bool,
 ) -> int:
     """Run the study in the TOML file STUDY: embed, distance, finetune, correlate, report.

@@ -206,15 +206,21 @@ def _oriented(found: Candidates, first: Looks, second: Looks) -> Candidates:
     """Candidates of unknown orientation with the one in which the small pictures fit best."""
     if not len(found):
         return found
-    small = first.pictures[found.first], second.pictures[found.second]
-    values = np.stack([aligned(turned(small[0], turn), small[1]).coarse for turn in range(8)])
-    return Candidates(found.first, found.second, values.argmax(0), found.similarity)
+    best = []
+    for start in range(0, len(found), AT_A_TIME):
+        here = slice(start, start + AT_A_TIME)
+        small = first.pictures[found.first[here]], second.pictures[found.second[here]]
+        best.append(np.stack([aligned(turned(small[0], turn), small[1]).coarse for turn in range(8)]).argmax(0))
+    return Candidates(found.first, found.second, np.concatenate(best), found.similarity)
 
 
 def _promising(found: Candidates, first: Looks, second: Looks, thresholds: Thresholds) -> Candidates:
     """The candidates whose small pictures, laid over each other, are alike too."""
-    fit = aligned(turned(first.pictures[found.first], found.orientation), second.pictures[found.second])
-    return _taken(found, (fit.coarse >= thresholds.coarse) | (found.similarity >= thresholds.sure))
+    coarse = [np.empty(0)]
+    for start in range(0, len(found), AT_A_TIME):
+        here = slice(start, start + AT_A_TIME)
+        coarse.append(aligned(turned(first.pictures[found.first[here]], found.orientation[here]), second.pictures[found.second[here]]).coarse)
+    return _taken(found, (np.concatenate(coarse) >= thresholds.coarse) | (found.similarity >= thresholds.sure))
 
 
 def _verified(found: Candidates, pictures: Pictures, same: bool, thresholds: Thresholds) -> tuple[list[tuple[int, int, float, int]], int]:

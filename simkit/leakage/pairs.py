@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 __all__ = ["CopyPair", "How", "Leakage"]
 
@@ -83,6 +83,16 @@ class Leakage:
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     split: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """In JSON form; :meth:`of_dict` makes it again."""
+        return asdict(self)
+
+    @classmethod
+    def of_dict(cls, value: Mapping[str, Any]) -> Leakage:
+        """From what :meth:`as_dict` gave."""
+        pairs = tuple(CopyPair(**{**pair, "found_by": tuple(pair["found_by"])}) for pair in value["pairs"])
+        return cls(**{**value, "pairs": pairs, "notes": tuple(value["notes"]), "groups": tuple(value["groups"])})
 
     @property
     def within(self) -> bool:

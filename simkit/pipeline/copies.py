@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from simkit.dataset import Dataset
 from simkit.embedding import Embedding
 from simkit.leakage.looks import LOOK
+from simkit.leakage.near import DEFAULTS
+from simkit.leakage.pairs import Leakage
 from simkit.pipeline.progress import Progress
-from simkit.recipe import recipe_of
+from simkit.recipe import digest, digest_bytes, recipe_of
 from simkit.store import Store
 from simkit.study import Study
 from simkit.tables import TransferTable
-
-if TYPE_CHECKING:
-    from simkit.leakage.pairs import Leakage
 
 __all__ = ["SharedImages", "compared", "copies_by_pair", "copies_of", "touched", "unseen"]
 
@@ -84,17 +82,37 @@ def copies_of(study: Study, kept: Mapping[str, Dataset], embeddings: Mapping[str
     found: list[Leakage] = []
     done: set[frozenset[str]] = set()
     for target in study.targets:
-        found.append(leakage_within(_as_split(study, kept[target]), store, progress, near=near, embedding=embeddings.get(target)))
+        own = _as_split(study, kept[target])
+        found.append(_kept(store, [own], [embeddings.get(target)], near, lambda own=own: leakage_within(  # type: ignore[misc]
+            own, store, progress, near=near, embedding=embeddings.get(own.name))))
         for source in study.sources:
             if source == target or source not in kept or frozenset((source, target)) in done:
                 continue
             done.add(frozenset((source, target)))
             both = (embeddings[target], embeddings[source]) if target in embeddings and source in embeddings else None
-            found.append(leakage_between(kept[target], kept[source], store, progress, near=near, embeddings=both))
+            found.append(_kept(store, [kept[target], kept[source]], both or [], near, lambda pair=(target, source), both=both: leakage_between(  # type: ignore[misc]
+                kept[pair[0]], kept[pair[1]], store, progress, near=near, embeddings=both)))
     found = [one for one in found if one.pairs]
     for one in found:
         progress.say(f"leakage: {one.line}")
     return tuple(found)
+
+
+VERSION = 1
+"""Raised with every change of what counts as a copy."""
+
+
+def _kept(store: Store, datasets: Sequence[Dataset], embeddings: Sequence[Embedding | None], near: bool, make: Callable[[], Leakage]) -> Leakage:
+    """What was found between data sets, from the store where it is; their content, keys, groups, splits and names are its recipe."""
+    of_sets = [[one.name, one.fingerprint, digest_bytes("\n".join(one.keys).encode("utf-8", "surrogateescape")), digest_bytes("\n".join(one.digests).encode())]
+               for one in datasets]
+    key = digest(["copies", VERSION, recipe_of(LOOK), near, DEFAULTS.listed, of_sets, [one.extractor if one else "" for one in embeddings]])
+    value = store.load_json("copies", key)
+    if value is not None:
+        return Leakage.of_dict(value)
+    made = make()
+    store.save_json("copies", key, made.as_dict())
+    return made
 
 
 def _as_split(study: Study, target: Dataset) -> Dataset:

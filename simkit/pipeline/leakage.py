@@ -26,7 +26,7 @@ from simkit.pipeline.progress import Progress
 from simkit.pipeline.stages import Effort, cores, strictly
 from simkit.report.layout import safe_name, unique
 from simkit.store import Store
-from simkit.tables import csv_text
+from simkit.tables import csv_text, read_table, unguarded
 
 if TYPE_CHECKING:
     from simkit.study import Study
@@ -78,14 +78,15 @@ class LeakageResult:
     def write_exclusions(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Writes ``exclude-NAME.csv`` (columns key, reason) for each data set that has images to leave out, and returns the paths.
 
-        A study takes such a file: ``[datasets.NAME] exclude = "exclude-NAME.csv"``.
+        A study takes such a file: ``[datasets.NAME] exclude = "exclude-NAME.csv"``. A list that is there already only grows: what the study leaves out by it
+        is not found again, and would come back.
         """
         lists = self.exclusions()
         names = unique([safe_name(name, otherwise=str(number), longest=120) for number, name in enumerate(lists, 1)])
         paths = []
         for name, rows in zip(names, lists.values(), strict=True):
             paths.append(Path(folder) / f"exclude-{name}.csv")
-            write_text(paths[-1], csv_text(["key", "reason"], rows))
+            write_text(paths[-1], csv_text(["key", "reason"], [*_listed_before(paths[-1], {key for key, _ in rows}), *rows]))
         return paths
 
     def write(self, folder: str | os.PathLike[str], *, thumbnails: bool = True, workers: int | None = None) -> list[Path]:
@@ -123,6 +124,16 @@ class LeakageResult:
                 if not isinstance(one.pixels, Problem):
                     out[name, dataset.keys[one.index]] = image_uri(one.pixels)
         return out
+
+
+def _listed_before(path: Path, found: set[str]) -> list[tuple[str, str]]:
+    """(key, reason) of a list that is there, but for those that are found anew."""
+    if not path.is_file():
+        return []
+    table = read_table(path)
+    keys = [unguarded(key) for key in table.column("key")]
+    reasons = [unguarded(cell) for cell in table.column("reason")] if "reason" in table.columns else [""] * len(keys)
+    return [(key, reason) for key, reason in zip(keys, reasons, strict=True) if key not in found]
 
 
 def _kept_rank(split: str) -> int:
@@ -318,7 +329,6 @@ def find_leakage(
         else:
             both = (embeddings[goal], embeddings[origin]) if embeddings else None
             found.append(leakage_between(kept[goal], kept[origin], place, progress, embeddings=both, **more))  # type: ignore[arg-type]
-        progress.say(found[-1].line)
     return LeakageResult(tuple(found), kept)
 
 

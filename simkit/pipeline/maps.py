@@ -235,6 +235,6 @@ def _write(folder: Path, csv: str, page: str, drawn: Iterable[Any], dpi: int) ->
         for old in {*(folder / "figures").glob("map-*.svg"), *(folder / "figures").glob("map-*.png")} - paths:
             old.unlink()
     captions = [visible(f"{one.name}: {one.title}\n{one.caption or one.missing}") for one in drawn]
-    write_text(folder / "figures" / "captions.txt", "\n\n".join(captions) + "\n")
+    write_text(folder / "figures" / "map-captions.txt", "\n\n".join(captions) + "\n")
     write_text(folder / "map.csv", csv)
     write_text(folder / "map.html", page)

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from simkit.errors import SimkitError, UsageError
+from simkit.errors import NotEnoughData, SimkitError, UsageError, nearest
 from simkit.pipeline.contents import method_info, predicted_answers, recommended, versions
 from simkit.pipeline.progress import Progress
 from simkit.pipeline.results import Results, write_page_and_figures
 from simkit.pipeline.running import run
 from simkit.registry import ESTIMATORS
-from simkit.report.content import Content, FigureSize, MethodInfo
+from simkit.report.content import Content, FigureSize, MethodInfo, Unavailable
 from simkit.report.correlation_figures import correlation_content
 from simkit.study import Study, read_study
-from simkit.tables import ScoreTable, TransferTable, is_score_table, read_scores, read_table
+from simkit.tables import RawTable, ScoreTable, TransferTable, is_score_table, read_scores, read_table
 
 __all__ = ["TableReport", "report_study", "report_tables"]
 
@@ -42,7 +42,7 @@ class TableReport:
 
 def report_study(
     what: str | os.PathLike[str] | Study, *, out: str | os.PathLike[str] | None = None, store: str | os.PathLike[str] | None = None,
-    figure_size: FigureSize = "page", dpi: int = 300, thumbnails: bool = True, progress: Progress | None = None,
+    figure_size: FigureSize = "page", dpi: int = 300, thumbnails: bool | None = None, progress: Progress | None = None,
 ) -> Results:
     """Makes page, figures and tables of a study again, from the store: nothing is embedded, scored or trained.
 
@@ -52,7 +52,7 @@ def report_study(
         store: root of the store instead of the study's.
         figure_size: of the figures in files: "page", or the width of a journal's column, "single" (89 mm) or "double" (183 mm).
         dpi: of the PNG figures.
-        thumbnails: whether the page shows images; without, no picture leaves the data.
+        thumbnails: whether the page shows images; without, no picture leaves the data. None: as the run before.
         progress: told what happens.
 
     Raises:
@@ -104,13 +104,12 @@ def report_tables(
         table = _only(table, methods)
     content = Content(title or Path(scores).stem, (), (), (), "not known (a table)", table or ScoreTable(()))
     if not ours or performance is not None:
-        content = _correlated(content, scores, performance, methods=methods, distances=distances, similarities=similarities, metric=metric, alias=pairs,
-                              allow_missing=allow_missing or ours, aggregate=aggregate, decimal=decimal, permutations=permutations, bootstraps=bootstraps,
-                              seed=seed)
+        content = _correlated(content, raw, performance, methods=methods, distances=distances, similarities=similarities, metric=metric, alias=pairs,
+                              allow_missing=allow_missing, aggregate=aggregate, decimal=decimal, permutations=permutations, bootstraps=bootstraps, seed=seed)
     content = _named(content)
     found, refused = recommended(content.targets, content.scores, content.transfer, alias=pairs, bootstraps=max(bootstraps, 100), seed=seed)
     inputs = {"scores": Path(scores).name, "performance": None if performance is None else Path(performance).name}
-    content = replace(content, recommendations=found, unavailable=tuple(refused), answers={**content.answers, **predicted_answers(found)},
+    content = replace(content, recommendations=found, unavailable=(*content.unavailable, *refused), answers={**content.answers, **predicted_answers(found)},
                       provenance={**versions(), "seed": seed, "tables": inputs,
                       "permutations": permutations, "bootstraps": bootstraps})
     progress.say("drawing figures, writing the page")
@@ -120,8 +119,6 @@ def report_tables(
 
 
 def _only(table: ScoreTable, methods: Sequence[str]) -> ScoreTable:
-    from simkit.errors import nearest
-
     known = list(dict.fromkeys(str(record["method"]) for record in table.records))
     for name in methods:
         if name not in known:
@@ -129,26 +126,41 @@ def _only(table: ScoreTable, methods: Sequence[str]) -> ScoreTable:
     return ScoreTable(tuple(record for record in table.records if record["method"] in methods))
 
 
-def _correlated(content: Content, scores: Any, performance: Any, **options: Any) -> Content:
-    """The content with the correlation, and with the transfers, whether they stand in a file of their own or in the table of scores."""
+def _correlated(content: Content, raw: RawTable, performance: Any, **options: Any) -> Content:
+    """The content with the correlation, and with the transfers, whether they stand in a file of their own or in the table of scores.
+
+    Scores of targets that have no transfer at all wait for a recommendation; any other pair without a partner is an error, unless that is allowed.
+    """
     from simkit.correlation import answer, correlate, rank_sources, read_transfer
 
+    ours = bool(content.scores.records)
     second = performance is not None and Path(performance).is_file()
-    found = correlate(scores, performance=performance, **options)
-    drawn = correlation_content(found, every_method=True)
-    transfer: TransferTable | None = drawn.transfer
-    ranking = dict(drawn.ranking)
+    transfer: TransferTable | None = None
     if second:
         transfer = read_transfer(performance, metric=options["metric"], allow_missing=options["allow_missing"], aggregate=options["aggregate"],
                                  decimal=options["decimal"])
+        measured = {str(record["target"]) for record in transfer.records}
+        if ours and any(target in measured for target in raw.column("target")):
+            kept = [row for row, target in enumerate(raw.column("target")) if target in measured]
+            raw = replace(raw, rows=tuple(raw.rows[row] for row in kept), lines=tuple(raw.lines[row] for row in kept))
+    try:
+        found = correlate(raw, performance=performance, **options)
+    except NotEnoughData as error:
+        if not ours or transfer is None:
+            raise
+        ranking = rank_sources(transfer, seed=options["seed"])
+        unavailable = (Unavailable("correlation", "", "", error.problems[0].message),)
+        return replace(content, transfer=transfer, ranking=ranking, answers={t: answer(t, rows) for t, rows in ranking.items()}, unavailable=unavailable)
+    drawn = correlation_content(found, every_method=True)
+    transfer = transfer or drawn.transfer
+    ranking = dict(drawn.ranking)
     if transfer is not None and not ranking:
         ranking = rank_sources(transfer, seed=options["seed"])
     # without replicates and noise nothing tells sources apart
     ranking = {target: tuple(row if row.best or row.baseline or row.gap_interval is not None else replace(row, tied=True) for row in rows)
                for target, rows in ranking.items()}
-    return replace(content, scores=content.scores if content.scores.records else drawn.scores, transfer=transfer, ranking=ranking, correlation=found,
-                   answers={target: answer(target, rows) for target, rows in ranking.items()},
-                   score_bars=content.score_bars if content.scores.records else drawn.score_bars,
+    return replace(content, scores=content.scores if ours else drawn.scores, transfer=transfer, ranking=ranking, correlation=found,
+                   answers={target: answer(target, rows) for target, rows in ranking.items()}, score_bars=content.score_bars if ours else drawn.score_bars,
                    performance_bars=content.performance_bars if second else drawn.performance_bars)
 
 

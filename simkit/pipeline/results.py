@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from simkit.transfer import TransferResult
 if TYPE_CHECKING:
     from simkit.correlation import Correlation
 
-__all__ = ["Results", "check_out", "study_config", "with_work", "write_page_and_figures", "write_results"]
+__all__ = ["Results", "check_out", "old_run", "study_config", "with_work", "write_page_and_figures", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def study_config(study: Study) -> dict[str, Any]:
         "study": study.name, "seed": study.seed, "repeats": study.repeats, "size_match": study.size_match,
         "draws": study.draws, "ceiling": study.ceiling, "leakage": study.leakage, "device": study.device, "targets": list(study.targets),
         "sources": list(study.sources), "transfer": None if study.transfer is None else str(study.transfer), "extractor": component(study.extractor),
-        "methods": [component(m) for m in study.methods], "correlate": {k: v for k, v in describe(study.correlate).items() if k not in ("type", "version")},
+        "methods": [*(["all"] if study.all_methods else []), *(component(m) for m in study.methods)],
+        "projection": None if study.projection is None else f"{study.projection.method}:{study.projection.dimensions}",
+        "correlate": {k: v for k, v in describe(study.correlate).items() if k not in ("type", "version")},
     }
     if study.protocol is not None:
         top["finetune"] = {k: v for k, v in describe(study.protocol).items() if k not in ("type", "version")}
@@ -121,7 +124,7 @@ def study_config(study: Study) -> dict[str, Any]:
     return top | {"datasets": datasets}
 
 
-def check_out(study: Study, *, overwrite: bool) -> None:
+def check_out(study: Study, *, overwrite: bool, finished: bool = False) -> None:
     """Refuses, before any work, an output folder that cannot be written or that another configuration made."""
     path = study.out / "run.json"
     with resource_errors(study.out):
@@ -138,10 +141,12 @@ def check_out(study: Study, *, overwrite: bool) -> None:
     keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     if keys:
         message = f"holds the results of another configuration (different: {', '.join(keys)})"
-        raise UsageError("SK107", str(study.out), message, "give --overwrite (the store keeps all finished work), or another --out")
+        fix = ("run the changed study first (simkit run --overwrite), or give another --out" if finished else
+               "give --overwrite (the store keeps all finished work), or another --out")
+        raise UsageError("SK107", str(study.out), message, fix)
 
 
-def _old_run(study: Study) -> dict[str, Any]:
+def old_run(study: Study) -> dict[str, Any]:
     """What run.json of the output folder says; empty without one that can be read."""
     try:
         old = json.loads((study.out / "run.json").read_text(encoding="utf-8"))
@@ -154,7 +159,7 @@ def with_work(content: Content, study: Study, rows: Sequence[Mapping[str, Any]])
     """The content with what took how long: that of earlier runs of this configuration in this folder, and what was done now. A run that found everything in
     the store adds nothing, so that its page has the same bytes.
     """
-    old = _old_run(study)
+    old = old_run(study)
     same = old.get("config_digest") == _config_digest(study)
     total: dict[tuple[str, str, str], list[float]] = {}
     before = old.get("work") if same else None
@@ -171,13 +176,32 @@ def _config_digest(study: Study) -> str:
     return digest(json.loads(json.dumps(study_config(study), default=str)))
 
 
+def refuse_foreign(page: Path) -> None:
+    """UsageError (SK107) where a page is there that simkit did not make."""
+    if page.is_file():
+        with resource_errors(page), page.open(encoding="utf-8", errors="replace") as file:
+            ours = '<meta name="generator" content="simkit">' in file.read(4096)
+        if not ours:
+            raise UsageError("SK107", str(page), "is no page of simkit's, and would be replaced", "give another --out, or move the file")
+
+
 def write_page_and_figures(content: Content, out: Path, *, figure_size: FigureSize, dpi: int) -> None:
-    """report.html and the folder figures; figures of an earlier report under other names are removed."""
+    """report.html and the folder figures; figures of an earlier report under other names are removed, and nothing else.
+
+    Raises:
+        UsageError: there is a report.html that simkit did not make (SK107).
+    """
     from simkit.report import build_page, save_figures
 
+    refuse_foreign(out / "report.html")
+    captions = out / "figures" / "captions.txt"
+    before = set(re.findall(r"^([\w-]+): ", captions.read_text(encoding="utf-8"), re.MULTILINE)) if captions.is_file() else set()
     drawn = set(save_figures(content, out / "figures", dpi=dpi, size=figure_size))
-    for old in {*(out / "figures").glob("*.svg"), *(out / "figures").glob("*.png")} - drawn:
-        old.unlink()
+    ours = {name for name in before if name in ("transfer", "forest", "scatter", "measure-agreement") or
+            name.startswith(("transfer-", "measures-", "scatter-"))}
+    for old in {out / "figures" / f"{name}.{kind}" for name in ours for kind in ("svg", "png")} - drawn:
+        with resource_errors(old):
+            old.unlink(missing_ok=True)
     write_text(out / "report.html", build_page(content))
 
 
@@ -196,10 +220,10 @@ def write_results(results: Results, made: Plan, started: tuple[float, float], *,
         write_json(out / "correlation.json", content.correlation.as_dict())
     write_page_and_figures(content, out, figure_size=figure_size, dpi=dpi)
     config = study_config(made.study)
-    write_text(out / "config.toml", toml_text(config))
+    write_text(out / "config.toml", toml_text(config | ({"store": str(made.study.store)} if made.study.store else {})))
     write_json(out / "run.json", {
         "command": sys.argv, "config": config, "config_digest": _config_digest(made.study), **content.provenance,
-        "work": list(content.work), "leakage": [one.line for one in content.leakage],
+        "thumbnails": bool(content.thumbnails), "work": list(content.work), "leakage": [one.line for one in content.leakage],
         "skipped": [{"dataset": s.dataset, "key": s.key, "reason": s.reason} for s in content.skipped], "incomplete": list(results.incomplete),
         "embedded": sum(e.computed for e in results.embedded), "looked_at": results.looked[0],
         "scores_computed": results.scores_made, "scores_found": results.scores_found,

@@ -19,7 +19,7 @@ from simkit.pipeline.gradients import gradients_of
 from simkit.pipeline.networks import leaks, look, network_sources, pairs_of, seen_through, source_cards
 from simkit.pipeline.planning import Plan, plan, plan_transfer
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.results import Results, check_out, study_config, with_work, write_results
+from simkit.pipeline.results import Results, check_out, old_run, study_config, with_work, write_results
 from simkit.pipeline.scoring import PairScore, score_all, view_digest_of
 from simkit.pipeline.stages import Effort, Embedded, Sessions, embed_dataset, projected, read_card, space_of
 from simkit.pipeline.tasks import task_embeddings
@@ -35,7 +35,7 @@ __all__ = ["Results", "run", "score_study", "study_config"]
 def run(
     study: str | os.PathLike[str] | Study, *, out: str | os.PathLike[str] | None = None, store: str | os.PathLike[str] | None = None,
     overwrite: bool = False, strict: bool = False, batch_size: int | None = None, workers: int | None = None, backend: str = "auto", jobs: int = 1,
-    cluster: str | None = None, finished: bool = False, figure_size: FigureSize = "page", dpi: int = 300, thumbnails: bool = True,
+    cluster: str | None = None, finished: bool = False, figure_size: FigureSize = "page", dpi: int = 300, thumbnails: bool | None = None,
     progress: Progress | None = None,
 ) -> Results:
     """Runs a whole study and writes its tables, figures and page. Finished work is found in the store; an interrupted run goes on.
@@ -54,7 +54,7 @@ def run(
         finished: refuse a study of which something is left to do, instead of doing it (`simkit report`).
         figure_size: of the figures in the folder: "page", or the width of a journal's column: "single" (89 mm), "double" (183 mm).
         dpi: of the PNG figures.
-        thumbnails: whether the page shows images; without, no picture leaves the data.
+        thumbnails: whether the page shows images; without, no picture leaves the data. None: yes, and with ``finished``, as the run before.
         progress: told what happens; silent by default.
 
     Raises:
@@ -65,7 +65,9 @@ def run(
     study = replace(study, out=Path(out) if out is not None else study.out, store=Path(store) if store is not None else study.store)
     Where.parse(cluster, jobs=jobs)  # what is wrong with it is said before hours of embedding
     started = time.time(), time.process_time()
-    check_out(study, overwrite=overwrite)
+    check_out(study, overwrite=overwrite, finished=finished)
+    if finished and thumbnails is None:
+        thumbnails = old_run(study).get("thumbnails") is not False
     made = plan(study, strict=strict, probe=False)
     if finished:
         _check_finished(made)
@@ -84,7 +86,7 @@ def run(
     if transfer is not None and study.protocol is not None:
         work.append(_row("finetune", study.protocol.network, transfer.made, "networks", before))
     progress.say("correlating scores with transfer, writing tables and page")
-    content = with_work(content_of(made, scored, transfer, progress, thumbnails=thumbnails), study, (*scored.work, *work))
+    content = with_work(content_of(made, scored, transfer, progress, thumbnails=thumbnails is not False), study, (*scored.work, *work))
     asked = frozenset() if study.all_methods else frozenset(m.name for m in study.methods)
     fresh = sum(not s.stored for s in scored.scores)
     results = Results(content, study.out, study.out / "report.html", tuple(scored.embedded), fresh, len(scored.scores) - fresh, transfer, asked, scored.looked)

@@ -16,7 +16,8 @@ AT_FLOOR = "not distinguishable from the target"
 AT_CHANCE = "not above what shuffled labels give"
 """The flag of a score of transferability that shuffled labels reach as well."""
 
-REMEDY = 'To find out, give the study a table [finetune], or measured performances with transfer = "FILE".'
+REMEDY = ('To find out, give the study a table [finetune], or measured performances with transfer = "FILE" (for tables alone: `simkit report TABLE '
+          '--performance FILE`).')
 
 
 @dataclass(frozen=True)

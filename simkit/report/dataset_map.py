@@ -79,9 +79,9 @@ def dataset_figure(found: DatasetMap) -> NamedFigure:
 def _caption(found: DatasetMap) -> str:
     text = f"Diamonds are targets, dots are sources only; the bar is a distance in the unit of the map ({found.unit})."
     if any(found.floors):
-        text += (" The circle around a target is its floor, the distance between two halves of it, to scale (a floor of 0 has none). Halves are smaller than the "
-                 "sets, so measures that fall with n have circles that are too wide: whether a source can be told from the target is said by the flag of its "
-                 "score, not by the circle.")
+        text += (" The circle around a target is its floor, the distance between two halves of it, to scale (a floor of 0 has none). Halves are smaller than "
+                 "the sets, so measures that fall with n have circles that are too wide: the flag of its score says whether a source can be told from the "
+                 "target, not the circle.")
         without = [name for name, target, floor in zip(found.names, found.targets, found.floors, strict=True) if target and floor is None]
         text += f" No floor is known of {', '.join(without)}." if without else ""
     elif any(found.targets):

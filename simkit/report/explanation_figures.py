@@ -12,6 +12,7 @@ from simkit.explanation import Cell, Coupling, Explanation, TargetClass
 from simkit.report.cells import interval_text, number, p_text
 from simkit.report.drawing import ACCENT, FAINT, PAGE, PAPER, POINT, NamedFigure, fixed_axes, label, style
 from simkit.report.heat_maps import HeatCell, HeatMap
+from simkit.report.layout import text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +32,9 @@ NOISE_MARK = "°"
 
 ROW, NAME = 0.3, 36
 """Height of a row, inches; letters of a line of its name."""
+
+AXIS, BESIDE, BEHIND = 4.2, 1.03, 1.45
+"""Width of an axis with texts beside it, inches; where those begin, and where a second column of them does unless the first is wide, in axis widths."""
 
 
 def explanation_figures(found: Explanation) -> tuple[NamedFigure, ...]:
@@ -149,6 +153,16 @@ def _height(names: Sequence[str]) -> float:
     return sum(ROW + 0.15 * label(name, NAME).count("\n") for name in names) + 0.1
 
 
+def _second(texts: Sequence[str]) -> float:
+    """Where the column behind these texts begins, in axis widths."""
+    return max(BEHIND, BESIDE + (0.068 * max(text_width(text) for text in texts) + 0.1) / AXIS)
+
+
+def _beside(axes: Axes, at: float, place: float, text: str) -> None:
+    """A text in the row of a point, right of the axis."""
+    axes.text(at, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+
+
 def _class_plot(found: Explanation) -> NamedFigure:
     """Excess of each target class over its floor."""
     title = "Classes of the target: cost above the floor"
@@ -157,13 +171,14 @@ def _class_plot(found: Explanation) -> NamedFigure:
         why = found.missing.get("classes") or found.missing.get("coupling") or "no half-samples were taken, so there is no floor"
         return NamedFigure("classes", title, "", missing=why)
     names = [f"{c.name} (n = {c.images})" for c in shown]
-    figure, axes = fixed_axes(4.2, _height(names))
+    figure, axes = fixed_axes(AXIS, _height(names))
     places = _rows(axes, names)
     axes.axvline(0, color=FAINT, linewidth=1)
+    second = _second([_excess_text(one) for one in shown])
     for place, one in zip(places, shown, strict=True):
-        _class_row(axes, place, one)
+        _class_row(axes, place, one, second)
     axes.set_xlabel(label(f"cost less floor, {found.unit}", 60))
-    for at, head in ((1.03, "excess  [95 %]"), (1.45, "reached / by itself")):
+    for at, head in ((BESIDE, "excess  [95 %]"), (second, "reached / by itself")):
         axes.text(at, 1.0, head, transform=axes.transAxes, va="bottom", fontsize=8)
     caption = ("How much more a unit of a class's mass costs from the source than from the target's other half, with a 95 % interval that allows for the "
                "number of classes; right of 0 (orange): farther than chance. Filled: not covered. Reached: share of its images with a source image among "
@@ -172,15 +187,19 @@ def _class_plot(found: Explanation) -> NamedFigure:
     return NamedFigure("classes", title, caption + (f" {left} more classes are in classes.csv." if left > 0 else ""), figure)
 
 
-def _class_row(axes: Axes, place: float, one: TargetClass) -> None:
+def _excess_text(one: TargetClass) -> str:
+    return "" if one.excess is None else f"{number(one.excess)} {interval_text(one.interval)}"
+
+
+def _class_row(axes: Axes, place: float, one: TargetClass, second: float) -> None:
     assert one.excess is not None
     assert one.interval is not None
     colour = ACCENT if one.far else POINT
     axes.plot(one.interval, [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot([one.excess], [place], marker="o", markersize=6, color=colour, markerfacecolor=colour if one.uncovered else PAPER)
-    axes.text(1.03, place, f"{number(one.excess)} {interval_text(one.interval)}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    _beside(axes, BESIDE, place, _excess_text(one))
     if one.reached is not None and one.reached_floor is not None:
-        axes.text(1.45, place, f"{100 * one.reached:.0f} % / {100 * one.reached_floor:.0f} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        _beside(axes, second, place, f"{100 * one.reached:.0f} % / {100 * one.reached_floor:.0f} %")
 
 
 def _decision_plot(found: Explanation) -> NamedFigure:
@@ -211,17 +230,18 @@ def _feature_plot(found: Explanation) -> NamedFigure:
     title, shown = "Features that differ most", found.features.features[:SHOWN]
     if not shown:
         return NamedFigure("features", title, "", missing="no feature varies within the two sets")
-    figure, axes = fixed_axes(4.2, _height([f.name for f in shown]))
+    figure, axes = fixed_axes(AXIS, _height([f.name for f in shown]))
     places = _rows(axes, [f.name for f in shown])
     axes.axvline(0, color=FAINT, linewidth=1)
-    for place, one in zip(places, shown, strict=True):
+    texts = [f"{one.difference:+.2f} {interval_text(one.interval, 2, sign=True)}" for one in shown]
+    second = _second(texts)
+    for place, one, text in zip(places, shown, texts, strict=True):
         sure = one.p is not None and one.p <= 0.05
         axes.plot(one.interval, [place, place], color=POINT, linewidth=1.6, solid_capstyle="butt")
         axes.plot([one.difference], [place], marker="o", markersize=6, color=POINT, markerfacecolor=POINT if sure else PAPER)
-        text = f"{one.difference:+.2f} {interval_text(one.interval, 2, sign=True)}"
-        axes.text(1.03, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-        axes.text(1.45, place, p_text(one.p).replace("<", "< "), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-    for at, head in ((1.03, "sd  [95 %]"), (1.45, "p, max-T")):
+        _beside(axes, BESIDE, place, text)
+        _beside(axes, second, place, p_text(one.p).replace("<", "< "))
+    for at, head in ((BESIDE, "sd  [95 %]"), (second, "p, max-T")):
         axes.text(at, 1.0, head, transform=axes.transAxes, va="bottom", fontsize=8)
     axes.set_xlabel("target less source, standard deviations within the sets")
     caption = (f"Standardised differences of the means, the largest {len(shown)} of {len(found.features.features):,}; intervals one by one. Filled: p adjusted "

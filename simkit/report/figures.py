@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from simkit.files import write_bytes, write_text
 from simkit.report.content import Content, FigureSize
 from simkit.report.drawing import FORMATS, LEAST_SCALE, Format, NamedFigure, cropped, png_bytes, style, svg_text
 from simkit.report.forest import forest_figure
-from simkit.report.heat_maps import measure_figures, transfer_figures
+from simkit.report.heat_maps import measure_maps, transfer_maps
 from simkit.report.layout import unique, visible
 from simkit.report.measure_agreement import measure_agreement_figure
 from simkit.report.scatter import scatter_figures
@@ -29,9 +29,21 @@ def figures(content: Content, size: FigureSize = "page") -> tuple[NamedFigure, .
         content: of the report.
         size: for what width they are laid out (:func:`save_figures`).
     """
-    form = _format(size)
+    return tuple(_one_by_one(content, _format(size)))
+
+
+def _one_by_one(content: Content, form: Format) -> Iterator[NamedFigure]:
+    """The figures, each drawn when it is asked for: a hundred heat maps at 300 dpi would take gigabytes."""
+    maps = (*transfer_maps(content, form.columns), *measure_maps(content, form.columns))
     with style():
-        return named_once((*transfer_figures(content, form), *measure_figures(content, form), *_plots(content, form)))
+        plots = _plots(content, form)
+    names = unique([*(one.name for one in maps), *(one.name for one in plots)])
+    for name, found in zip(names, maps, strict=False):
+        with style():
+            drawn = found.figure(form)
+        yield replace(drawn, name=name)
+    for name, plot in zip(names[len(maps) :], plots, strict=True):
+        yield replace(plot, name=name)
 
 
 def page_plots(content: Content) -> tuple[NamedFigure, ...]:
@@ -74,7 +86,7 @@ def save_figures(content: Content, folder: str | os.PathLike[str], *, dpi: int =
         ResourceError: when the folder cannot be written.
     """
     width, captions, paths = _format(size).width, [], list[Path]()
-    for item in figures(content, size):
+    for item in _one_by_one(content, _format(size)):
         paths += write_figures([item], folder, dpi=dpi, width=width)
         captions.append(visible(f"{item.name}: {item.title}\n{item.caption or item.missing}{_too_wide(item, width)}").strip())
     path = Path(folder) / "captions.txt"

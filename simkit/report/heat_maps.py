@@ -25,7 +25,7 @@ from simkit.report.drawing import PAGE, Format, NamedFigure
 from simkit.report.heat_drawing import MANY_ROWS, STEPS, draw_heat_map
 from simkit.report.layout import safe_name
 
-__all__ = ["LEAK_MARK", "HeatCell", "HeatMap", "is_leak", "measure_figures", "measure_maps", "score_tip", "transfer_figures", "transfer_maps", "transfer_tip"]
+__all__ = ["LEAK_MARK", "HeatCell", "HeatMap", "is_leak", "measure_maps", "score_tip", "transfer_figures", "transfer_maps", "transfer_tip"]
 
 NOT_TOLD = "≈"
 """Behind the value of a source that cannot be told from the target."""
@@ -91,17 +91,12 @@ class HeatMap:
 
 def is_leak(flags: Iterable[str]) -> bool:
     """Whether flags say that copies of the target's images touch a number."""
-    return any(flag.startswith("leak:") for flag in flags)
+    return any(flag.startswith("leak") for flag in flags)  # "leak:" of the search for copies, "leaky:" of the runner
 
 
 def transfer_figures(content: Content, form: Format = PAGE) -> list[NamedFigure]:
     """:func:`transfer_maps` drawn for files."""
     return [found.figure(form) for found in transfer_maps(content, form.columns)]
-
-
-def measure_figures(content: Content, form: Format = PAGE) -> list[NamedFigure]:
-    """:func:`measure_maps` drawn for files."""
-    return [found.figure(form) for found in measure_maps(content, form.columns)]
 
 
 def transfer_maps(content: Content, columns: int = PAGE.columns) -> list[HeatMap]:

@@ -155,6 +155,8 @@ def consensus(content: Content) -> tuple[Consensus, ...]:
         relative: dict[str, list[float]] = {}
         firsts: dict[str, list[str]] = {}
         common = set.intersection(*(set(found) for found in own.values()))
+        if len(common) < 2:  # there is no common order
+            continue
         for method, found in own.items():
             ranks = _ranks(list(found.values()), infos[method].higher_is_better)
             for source, rank in zip(found, ranks, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from simkit.dataset import Dataset
 from simkit.errors import DataError, Problems, UsageError, nearest
-from simkit.tables import read_table
+from simkit.tables import read_table, unguarded
 
 __all__ = ["COLUMN", "without"]
 
@@ -35,6 +35,8 @@ def without(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
         DataError: no column ``key`` (SK202), a key that the data set does not have (SK205), with its line; nothing is left (SK201).
     """
     path = Path(path)
+    if path.is_dir():
+        raise UsageError("SK103", f"{dataset.name}: exclude", f"{path} is a folder, a CSV file is wanted", "name the file, such as exclude-NAME.csv in it")
     if not path.is_file():
         fix = "check the path, or make the list: simkit leakage TARGET --source SOURCE --exclude FOLDER"
         raise UsageError("SK103", f"{dataset.name}: exclude", f"the list {path} does not exist", fix)
@@ -42,7 +44,7 @@ def without(dataset: Dataset, path: str | os.PathLike[str]) -> Dataset:
     table.require(COLUMN)
     places = {key: position for position, key in enumerate(dataset.keys)}
     skipped = {one.key for one in dataset.skipped}
-    listed = [cell[1:] if cell[:2] in ("'=", "'+", "'-", "'@") and cell not in places else cell for cell in table.column(COLUMN)]
+    listed = [cell if cell in places else unguarded(cell) for cell in table.column(COLUMN)]
     problems = Problems()
     for row, key in enumerate(listed):
         if key not in places and key not in skipped:

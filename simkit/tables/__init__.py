@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from simkit.tables.raw import IF_OUTSIDE, IN_FULL, LARGEST, MISSING, BadCell, RawTable, counted, read_table
-from simkit.tables.records import ScoreTable, TransferTable, csv_text, replicate_of
+from simkit.tables.records import ScoreTable, TransferTable, csv_text, replicate_of, unguarded
 from simkit.tables.score_file import is_score_table, read_scores
 
 __all__ = [
     "IF_OUTSIDE", "IN_FULL", "LARGEST", "MISSING", "BadCell", "RawTable", "ScoreTable", "TransferTable", "counted", "csv_text", "is_score_table", "read_scores",
-    "read_table", "replicate_of",
+    "read_table", "replicate_of", "unguarded",
 ]

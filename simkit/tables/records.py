@@ -17,7 +17,7 @@ from simkit.tables.raw import RawTable, counted
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ScoreTable", "TransferTable", "csv_text", "replicate_of"]
+__all__ = ["ScoreTable", "TransferTable", "csv_text", "replicate_of", "unguarded"]
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -40,7 +40,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         value = "; ".join(str(item) for item in value)
     text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(FORMULAS) else text
+
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell may not begin with, or a spreadsheet runs it."""
+
+
+def unguarded(cell: str) -> str:
+    """A text of :func:`csv_text` without the apostrophe that guards it."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULAS) else cell
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ import math
 import os
 from typing import Any
 
-from simkit.errors import DataError, Problems
+from simkit.errors import DataError, Problems, nearest
 from simkit.tables.raw import MISSING, RawTable, read_table
-from simkit.tables.records import ScoreTable
+from simkit.tables.records import ScoreTable, unguarded
 
 __all__ = ["is_score_table", "read_scores"]
 
@@ -37,9 +37,12 @@ def read_scores(table: RawTable | str | os.PathLike[str]) -> ScoreTable:
         DataError: a missing or unknown column, a cell that is no number (with its line), a direction that is neither true nor false.
     """
     raw = table if isinstance(table, RawTable) else read_table(table)
-    raw.require(*ScoreTable.REQUIRED)
+    lacking = [name for name in ScoreTable.REQUIRED if name not in raw.columns]
+    if lacking:
+        message = f"column '{lacking[0]}' is missing{nearest(lacking[0], raw.columns)}; columns found: {', '.join(map(repr, raw.columns))}"
+        raise DataError("SK202", raw.path, message, f"a score table of `simkit distance --out` is read here: {', '.join(ScoreTable.REQUIRED)}")
     columns: dict[str, list[Any]] = {name: [_plain(cell) for cell in raw.column(name)] for name in ("source", "target", "method")}
-    columns["value"] = list(raw.numbers("value"))
+    columns["value"] = list(raw.numbers("value", if_missing="give the number, or remove the row"))
     present = set(raw.columns)
     for name in NUMBERS:
         if name in present:
@@ -57,13 +60,25 @@ def read_scores(table: RawTable | str | os.PathLike[str]) -> ScoreTable:
     if unknown:
         known = ", ".join(ScoreTable.COLUMNS)
         raise DataError("SK202", raw.path, f"column '{unknown[0]}' is none of a score table", f"columns: {known}")
+    _once(raw, columns)
     return ScoreTable(tuple({name: values[row] for name, values in columns.items()} for row in range(len(raw))))
+
+
+def _once(raw: RawTable, columns: dict[str, list[Any]]) -> None:
+    """DataError (SK204) naming the lines of rows with one key."""
+    problems = Problems()
+    seen: dict[tuple[str, ...], int] = {}
+    for row, key in enumerate(zip(*(columns[name] for name in ScoreTable.KEY), strict=True)):
+        if key in seen:
+            message = f"the same source, target, method as in line {raw.lines[seen[key]]}: {', '.join(key)}"
+            problems.add("SK204", raw.line(row), message, "remove one of the rows")
+        seen.setdefault(key, row)
+    problems.raise_if_any(DataError)
 
 
 def _plain(cell: str) -> str:
     """A text without the apostrophe that guards it from being run as a formula."""
-    text = cell.strip()
-    return text[1:] if text[:2] in ("'=", "'+", "'-", "'@") else text
+    return unguarded(cell.strip())
 
 
 def _switches(raw: RawTable, name: str, *, empty: bool = False) -> list[bool | None]:
