@@ -53,7 +53,8 @@ def test_a_map_of_images_is_a_folder_that_is_the_same_twice(tmp_path: Path, caps
     assert run("map", near, far, *PIXELS, "--out", str(tmp_path / "two")) == 0
     assert "(all found in the store)" in capsys.readouterr().err
     first = contents(tmp_path / "one")
-    assert set(first) == {"map.html", "map.csv", "figures/map-captions.txt", *(f"figures/map-{w}.{k}" for w in ("data-sets", "classes") for k in ("svg", "png"))}
+    assert set(first) == {"map.html", "map.csv", "figures/map-captions.txt",
+                          *(f"figures/map-{w}.{k}" for w in ("data-sets", "classes") for k in ("svg", "png"))}
     assert contents(tmp_path / "two") == first
     rows = list(csv.DictReader(first["map.csv"].decode().splitlines()))
     assert list(rows[0]) == ["dataset", "key", "class", "group", "split", "x", "y"]
