@@ -102,7 +102,7 @@ def test_layouts_refuse_what_they_cannot_lay_out() -> None:
         layout(np.ones((5, 3)), "umap", neighbours=2)
     with pytest.raises(DataError, match=r"SK210.*1 rows hold NaN"):
         layout(np.array([[0.0], [1.0], [np.nan], [2.0]]), "pca")
-    with pytest.raises(UsageError, match=r"--neighbours: 15 neighbours, and each of 10 images has 9 others\n?.*give 2 to 9"):
+    with pytest.raises(UsageError, match=r"--neighbours: 15 neighbours, and each of 10 images has 9 others\n?.*give --neighbours 2 to 9, or --method pca"):
         check_layout("umap", 10)
     with pytest.raises(UsageError, match=r"a perplexity of 30 does not fit 40 images.*\n?.*give 1 to 13"):
         check_layout("tsne", 40)

@@ -23,7 +23,7 @@ from simkit.estimators.pairwise import EXACT, Points, announced, pairwise_second
 from simkit.transport.arrays import beside, device_of, namespace, numpy_of, placed
 from simkit.transport.interruption import go_on
 
-__all__ = ["BallEstimator", "DistinctRows", "distinct_rows", "held", "inside", "nearest", "work_seconds"]
+__all__ = ["BallEstimator", "DistinctRows", "distinct_rows", "held", "inside", "nearest", "threads_of_blas_for", "work_seconds"]
 
 ERROR = {True: 1e-12, False: 1e-5}
 """Bound on the error of a squared distance of a tile, relative to |x|² + |y|²: float64 tiles, float32 tiles (measured: 1e-6)."""
@@ -324,7 +324,7 @@ def _candidates_by_faiss(queries: Points, base: Points, size: int) -> tuple[np.n
     index = faiss.IndexFlatL2(base.rows.shape[1])
     index.add(base.rows - middle)
     found, worst = np.empty((len(queries), size), dtype=np.int64), np.empty(len(queries))
-    with _threads_of_blas(faiss):
+    with threads_of_blas_for(faiss):
         for start in range(0, len(queries), 4096):
             go_on()
             part = slice(start, start + 4096)
@@ -337,7 +337,7 @@ def _candidates_by_faiss(queries: Points, base: Points, size: int) -> tuple[np.n
 
 
 @contextmanager
-def _threads_of_blas(faiss: Any) -> Iterator[None]:
+def threads_of_blas_for(faiss: Any) -> Iterator[None]:
     """Gives faiss as many threads as numpy's BLAS may take now: its own library may have been loaded after a limit was set."""
     from threadpoolctl import threadpool_info
 

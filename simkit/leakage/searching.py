@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
+
+from simkit.estimators.neighbour_balls import threads_of_blas_for
 
 __all__ = ["nearest", "threads_of_blas", "unit_rows"]
 
@@ -46,7 +47,7 @@ def nearest(
     index.add(np.ascontiguousarray(base, dtype=np.float32))
     count = min(count + same, len(base))
     out: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    with _threads(faiss):
+    with threads_of_blas_for(faiss):
         for start in range(0, len(queries), BLOCK):
             part = np.ascontiguousarray(queries[start : start + BLOCK], dtype=np.float32)
             values, places = index.search(part, count)
@@ -68,17 +69,3 @@ def threads_of_blas() -> Iterator[int]:
     allowed = max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"), default=1)
     with threadpool_limits(1, user_api="blas"):
         yield allowed
-
-
-@contextmanager
-def _threads(faiss: Any) -> Iterator[None]:
-    """Gives faiss as many threads as numpy's BLAS may take now: its own library may have been loaded after a limit was set."""
-    from threadpoolctl import threadpool_info
-
-    before = faiss.omp_get_max_threads()
-    allowed = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
-    faiss.omp_set_num_threads(min([before, *allowed]))
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -55,7 +55,8 @@ def check_layout(method: str, n: int, *, neighbours: int = 15, perplexity: float
     if n < FEWEST:
         raise NotEnoughData("SK501", "map", f"{n} image{'' if n == 1 else 's'}, a map needs {FEWEST} at least", "give more images")
     if method == "umap" and not 2 <= neighbours <= n - 1:
-        raise UsageError("SK102", "--neighbours", f"{neighbours} neighbours, and each of {n} images has {n - 1} others", f"give 2 to {n - 1}")
+        fix = f"give --neighbours 2 to {n - 1}, or --method pca"
+        raise UsageError("SK102", "--neighbours", f"{neighbours} neighbours, and each of {n} images has {n - 1} others", fix)
     if method != "tsne":
         return
     largest = (n - 1) / 3
