@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from images import FINETUNE, study_text
+from images import FINETUNE, study_text, write_images
 
 import simkit
 from simkit.cli import entry
@@ -202,3 +202,14 @@ def test_measures_of_different_sources_have_no_common_order(tmp_path: Path) -> N
     rows = [f"{s},t,{m},{i}.5,False\n" for m, sources in (("m1", "ab"), ("m2", "cd")) for i, s in enumerate(sources)]
     (tmp_path / "s.csv").write_text("source,target,method,value,higher_is_better\n" + "".join(rows))
     assert report_tables(tmp_path / "s.csv", out=tmp_path / "out").page.is_file()
+
+
+def test_scores_that_are_undefined_leave_nothing_to_do(tmp_path: Path) -> None:
+    """cross-learning has no value where two data sets have no class in common."""
+    (tmp_path / "study.toml").write_text(study_text(tmp_path).replace('"source-size"]', '"cross-learning"]'))
+    (tmp_path / "far").rename(tmp_path / "other")
+    write_images(tmp_path / "far", {"x": 14, "y": 12}, shift=60)
+    first = simkit.run(tmp_path / "study.toml")
+    assert [(item.method, item.source) for item in first.content.unavailable] == [("cross-learning", "far")]
+    again = report_study(tmp_path / "study.toml")
+    assert again.page.read_bytes() == first.page.read_bytes()

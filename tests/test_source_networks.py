@@ -517,3 +517,10 @@ def test_scoring_takes_no_more_threads_than_are_allowed(tmp_path: Path) -> None:
     with threadpool_limits(1):
         in_threads([0], lambda task: found.extend(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"), modules={"scipy.linalg"})
     assert set(found) == {1}
+
+
+def test_the_head_of_the_page_names_no_digests(tmp_path: Path) -> None:
+    from simkit.pipeline.contents import _extractor_line
+
+    line = _extractor_line(simkit.EXTRACTORS.build({"torchvision": {"network": "squeezenet1_1", "weights": "random", "image_size": 64}}, "extractor"))
+    assert line == "torchvision: network = squeezenet1_1, weights = random, pool = average, image_size = 64"

@@ -181,17 +181,25 @@ def method_info(method: Any) -> MethodInfo:
 
 
 def _features_line(made: Plan) -> str:
-    """What made the features: the common extractor, where a measure reads its embeddings, and the network of each source, where one looks through it."""
+    """What made the features: the common extractor, where a measure reads its embeddings, and the networks of sources, where one looks through them."""
     parts = [_extractor_line(made.study.extractor)] if any(method.view == "embedding" for method in made.methods) else []
+    alike: dict[str, list[str]] = {}
     for name, network in made.networks.items():
-        options = {key: value for key, value in network.recipe.items() if key in ("network", "model", "weights", "pretrain") and value}
-        parts.append(f"{name} seen by {network.origin} ({', '.join(f'{key} = {str(value)[:40]}' for key, value in options.items())})")
+        options = ", ".join(f"{key} = {str(value)[:40]}" for key, value in network.recipe.items() if key in ("network", "model", "weights") and value)
+        alike.setdefault(f"{network.origin}{f' ({options})' if options else ''}", []).append(name)
+    for origin, names in alike.items():
+        parts.append(f"{names[0]} seen by {origin}" if len(names) == 1 else f"{len(names)} sources seen by their networks, {origin}")
     return "; ".join(parts) or "none"
 
 
+SHOWN_OPTIONS = ("network", "model", "weights", "pretrained", "function", "path", "layer", "pool", "image_size", "size")
+"""Of an extractor, in the head of the page; its whole recipe stands at the end."""
+
+
 def _extractor_line(extractor: Any) -> str:
-    options = {k: v for k, v in extractor.recipe().items() if k not in ("type", "version") and v not in (None, "")}
-    return f"{extractor.name}: " + ", ".join(f"{k} = {str(v)[:40]}" for k, v in options.items())
+    recipe = extractor.recipe()
+    options = {key: recipe[key] for key in SHOWN_OPTIONS if recipe.get(key) not in (None, "")}
+    return str(extractor.name) + (": " + ", ".join(f"{key} = {str(value)[:40]}" for key, value in options.items()) if options else "")
 
 
 def examples(dataset: Dataset, count: int = 8) -> tuple[np.ndarray, ...]:

@@ -15,7 +15,7 @@ from simkit.extractors.base import extract
 from simkit.pipeline.gradients import stored_gradients
 from simkit.pipeline.networks import SourceNetwork, check_networks, network_names, network_sources, pairs_of, source_cards, wanted_pretrainings
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.scoring import common_sizes, score_key, view_digest_of
+from simkit.pipeline.scoring import common_sizes, score_key, settled, view_digest_of
 from simkit.pipeline.stages import check_projection, read_card, space_of, stored_card, strictly
 from simkit.pipeline.tasks import probe_of, stored_task
 from simkit.pipeline.transferability import transferability_key
@@ -438,7 +438,7 @@ def _score_steps(made: Plan, cards: Mapping[str, DatasetCard]) -> list[Step]:
             digests = {name: view_digest_of(method, cards.get(name) or datasets[name], extractor) for name in names}
             sizes = common_sizes(method, pairs, counts, study.sampling) if method.view == "embedding" else {}
             keys = [score_key(method, digests, *pair, sampling=study.sampling, size=sizes.get(pair[1]), ceiling=ceiling) for pair in pairs]
-        stored = sum(store.load_json("score", key) is not None for key in keys)
+        stored = sum(settled(store, key) for key in keys)
         seconds = _score_seconds(method, pairs, datasets, len(pairs) - stored, study.sampling, sizes)
         steps.append(Step("score", method.name, len(pairs), stored, "pairs", seconds))
     return steps

@@ -23,7 +23,7 @@ from simkit.report.content import Unavailable
 from simkit.store import Store
 from simkit.transport.interruption import stopped
 
-__all__ = ["PairScore", "common_sizes", "in_threads", "score_all", "score_from", "score_key", "view_digest_of"]
+__all__ = ["PairScore", "common_sizes", "in_threads", "refuse", "score_all", "score_from", "score_key", "settled", "view_digest_of"]
 
 Anything = TypeVar("Anything")
 
@@ -131,6 +131,8 @@ def score_all(
             found[method.name, *pair] = result
             if isinstance(result, Score):
                 store.save_json("score", keys[method.name, *pair], {"pair": pair, "method": method.recipe(), **asdict(result)})
+            else:
+                refuse(store, keys[method.name, *pair], pair, method, result)
             done(1)
 
         pools = {m.name: {n: v for n, v in own[m.name].items() if (m.name, n) in digests} for m in methods}
@@ -213,6 +215,17 @@ def in_threads(tasks: Sequence[Anything], work: Callable[[Anything], None], *, m
         finally:
             if torch:
                 torch.set_num_threads(whole)
+
+
+def refuse(store: Store, key: str, pair: tuple[str, str], method: Estimator, error: SimkitError) -> None:
+    """Keeps that a score is undefined for these data, so that a plan knows that nothing is left to do; the reason is found anew where it is wanted."""
+    if isinstance(error, NotEnoughData):
+        store.save_json("undefined", key, {"pair": pair, "method": method.recipe(), "reason": error.problems[0].message})
+
+
+def settled(store: Store, key: str) -> bool:
+    """Whether a score is in the store, or that it is undefined."""
+    return store.load_json("score", key) is not None or store.load_json("undefined", key) is not None
 
 
 def score_from(value: Mapping[str, Any]) -> Score:

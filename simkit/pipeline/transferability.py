@@ -15,7 +15,7 @@ from simkit.estimators.seen import Seen
 from simkit.extractors.triplet_gradients import GRADIENTS_VERSION
 from simkit.pipeline.networks import SourceNetwork
 from simkit.pipeline.progress import Progress
-from simkit.pipeline.scoring import PairScore, in_threads, score_from
+from simkit.pipeline.scoring import PairScore, in_threads, refuse, score_from
 from simkit.recipe import digest
 from simkit.report.content import Unavailable
 from simkit.store import Store
@@ -84,6 +84,8 @@ def score_networks(
             found[method.name, pair] = result
             if isinstance(result, Score):
                 store.save_json("score", keys[method.name, pair], {"pair": pair, "method": method.recipe(), **asdict(result)})
+            else:
+                refuse(store, keys[method.name, pair], pair, method, result)
             done(1)
 
         tasks = [task for method in methods for task in _tasks(method, pairs[method.name], stored)]
