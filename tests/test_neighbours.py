@@ -187,12 +187,12 @@ def test_a_summary_on_both_sides(ways: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert value == pytest.approx(plainly(name, x.astype(float), x.astype(float), 3), rel=1e-12), name
 
 
-def test_faiss_follows_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faiss_follows_thethreads_of_blas_for(monkeypatch: pytest.MonkeyPatch) -> None:
     import faiss
     from threadpoolctl import threadpool_limits
 
     before = faiss.omp_get_max_threads()
-    with threadpool_limits(1, user_api="blas"), neighbour_balls._threads_of_blas(faiss):
+    with threadpool_limits(1, user_api="blas"), neighbour_balls.threads_of_blas_for(faiss):
         assert faiss.omp_get_max_threads() == 1
     assert faiss.omp_get_max_threads() == before
 
