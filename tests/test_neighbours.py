@@ -187,7 +187,7 @@ def test_a_summary_on_both_sides(ways: str, monkeypatch: pytest.MonkeyPatch) -> 
         assert value == pytest.approx(plainly(name, x.astype(float), x.astype(float), 3), rel=1e-12), name
 
 
-def test_faiss_follows_thethreads_of_blas_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faiss_follows_the_threads_of_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     import faiss
     from threadpoolctl import threadpool_limits
 
