@@ -1,28 +1,17 @@
 """Pages of the documentation that are made from the code: all measures, sources and extractors.
 
-mkdocs calls :func:`on_files` (``hooks: [docs/generate_measures.py]`` in mkdocs.yml), which adds them to the site without writing a file.
-``python docs/generate_measures.py FOLDER`` writes them there, to be looked at; ``python docs/generate_measures.py --readme`` puts the table of measures into
-README.md, between its marks.
+docs/hooks.py adds them to the site without writing a file. ``python docs/generate_measures.py FOLDER`` writes them there, to be looked at;
+``python docs/generate_measures.py --readme`` puts the table of measures into README.md, between its marks.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from simkit.files import write_text
 from simkit.report.catalogue import catalogue
 from simkit.report.catalogue_text import BEGIN, END, documentation_pages, readme_block
-
-
-def on_files(files: Any, config: Any) -> Any:
-    """mkdocs: the files of the site, with the generated pages among them."""
-    from mkdocs.structure.files import File
-
-    for path, text in documentation_pages().items():
-        files.append(File.generated(config, path, content=text))
-    return files
 
 
 def with_table(readme: str) -> str:

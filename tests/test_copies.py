@@ -14,6 +14,7 @@ from PIL import Image
 import simkit
 from simkit.leakage.pairs import CopyPair, Leakage
 from simkit.pipeline.copies import _as_split, copies_by_pair, touched
+from simkit.pipeline.looking import seen_of
 from simkit.recipe import rng_for
 from simkit.study import read_study
 from simkit.tables import TransferTable
@@ -143,3 +144,15 @@ def test_what_was_found_is_found_again_and_follows_keys_and_content(folder: Path
     (folder / "near" / "dark" / "copy0.png").rename(folder / "near" / "dark" / "moved.png")
     moved = simkit.run(folder / "study.toml", overwrite=True).content.leakage
     assert {pair.second_key for one in moved for pair in one.pairs if pair.exact} == {"dark/copy1.png", "dark/moved.png"}
+
+
+def test_a_data_set_is_looked_up_once_and_not_once_a_pair(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simkit.pipeline import copies
+
+    asked: list[str] = []
+    monkeypatch.setattr(copies, "seen_of", lambda dataset, *rest: (asked.append(dataset.name), seen_of(dataset, *rest))[1])
+    run(folder)
+    assert sorted(asked) == ["far", "goal", "near"]
+    asked.clear()
+    simkit.run(folder / "study.toml")
+    assert asked == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from simkit.dataset import Dataset
 from simkit.embedding import Embedding
 from simkit.leakage.looks import LOOK
 from simkit.leakage.near import DEFAULTS
 from simkit.leakage.pairs import Leakage
+from simkit.pipeline.looking import Seen, seen_of
 from simkit.pipeline.progress import Progress
 from simkit.recipe import digest, digest_bytes, recipe_of
 from simkit.store import Store
@@ -79,24 +81,42 @@ def copies_of(study: Study, kept: Mapping[str, Dataset], embeddings: Mapping[str
     if study.leakage == "off":
         return ()
     near = study.leakage == "near"
+    memory: dict[str, Seen] = {}
+
+    def seen(name: str) -> Seen:
+        """Looked up once a data set, not once a pair, while the pictures of all of them fit into some hundred MB."""
+        if name not in memory:
+            if sum(len(one.dataset) for one in memory.values()) > HELD:
+                memory.clear()
+            memory[name] = seen_of(kept[name], store, progress)
+        return memory[name]
+
+    def within(target: str) -> Leakage:
+        return leakage_within(replace(seen(target), dataset=_as_split(study, seen(target).dataset)), store, progress, near=near,
+                              embedding=embeddings.get(target))
+
+    def between(target: str, source: str) -> Leakage:
+        both = (embeddings[target], embeddings[source]) if target in embeddings and source in embeddings else None
+        return leakage_between(seen(target), seen(source), store, progress, near=near, embeddings=both)
+
     found: list[Leakage] = []
     done: set[frozenset[str]] = set()
     for target in study.targets:
-        own = _as_split(study, kept[target])
-        found.append(_kept(store, [own], [embeddings.get(target)], near, lambda own=own: leakage_within(  # type: ignore[misc]
-            own, store, progress, near=near, embedding=embeddings.get(own.name))))
+        found.append(_kept(store, [_as_split(study, kept[target])], [embeddings.get(target)], near, partial(within, target)))
         for source in study.sources:
             if source == target or source not in kept or frozenset((source, target)) in done:
                 continue
             done.add(frozenset((source, target)))
-            both = (embeddings[target], embeddings[source]) if target in embeddings and source in embeddings else None
-            found.append(_kept(store, [kept[target], kept[source]], both or [], near, lambda pair=(target, source), both=both: leakage_between(  # type: ignore[misc]
-                kept[pair[0]], kept[pair[1]], store, progress, near=near, embeddings=both)))
+            spaces = [embeddings.get(target), embeddings.get(source)]
+            found.append(_kept(store, [kept[target], kept[source]], spaces if all(spaces) else [], near, partial(between, target, source)))
     found = [one for one in found if one.pairs]
     for one in found:
         progress.say(f"leakage: {one.line}")
     return tuple(found)
 
+
+HELD = 100_000
+"""Images of which what was seen stays in memory: 0.4 GB."""
 
 VERSION = 1
 """Raised with every change of what counts as a copy."""

@@ -146,13 +146,13 @@ def _kept_rank(split: str) -> int:
 
 
 def leakage_between(
-    target: Dataset, source: Dataset, store: Store, progress: Progress, *, near: bool = True, embeddings: tuple[Embedding, Embedding] | None = None,
-    thresholds: Thresholds = DEFAULTS, embedding_cosine: float | None = None, workers: int | None = None,
+    target: Dataset | Seen, source: Dataset | Seen, store: Store, progress: Progress, *, near: bool = True,
+    embeddings: tuple[Embedding, Embedding] | None = None, thresholds: Thresholds = DEFAULTS, embedding_cosine: float | None = None, workers: int | None = None,
 ) -> Leakage:
     """Images of a target that have a copy in a source.
 
     Args:
-        target: data set; unreadable images are left out.
+        target: data set, or what was seen of it; unreadable images are left out.
         source: another data set.
         store: where what was seen of images is kept.
         progress: told what happens.
@@ -167,20 +167,20 @@ def leakage_between(
     found = None
     if near:
         features = None if embeddings is None else _features((first, second), embeddings)
-        with progress.counting(f"comparing {target.name} with {source.name}", len(first.dataset), "images") as done:
+        with progress.counting(f"comparing {first.dataset.name} with {second.dataset.name}", len(first.dataset), "images") as done:
             found = near_pairs(first.looks, second.looks, pictures_of((first, second), workers), same=False, known=[(a, b) for a, b, _ in exact],
                                features=features, thresholds=thresholds, embedding_cosine=embedding_cosine, done=done)
     return _leakage(first, second, exact, found, split=False)
 
 
 def leakage_within(
-    dataset: Dataset, store: Store, progress: Progress, *, near: bool = True, embedding: Embedding | None = None,
+    dataset: Dataset | Seen, store: Store, progress: Progress, *, near: bool = True, embedding: Embedding | None = None,
     thresholds: Thresholds = DEFAULTS, embedding_cosine: float | None = None, workers: int | None = None,
 ) -> Leakage:
     """Copies within a data set that can leak: on two sides of its given split; without one, all but those within one group, which folds never part.
 
     Args:
-        dataset: data set; unreadable images are left out.
+        dataset: data set, or what was seen of it; unreadable images are left out.
         store: where what was seen of images is kept.
         progress: told what happens.
         near: also look for changed copies.
@@ -315,7 +315,8 @@ def find_leakage(
     limits = DEFAULTS if threshold is None else replace(DEFAULTS, detail=((LARGEST_GIVEN, threshold),))
     made = None if extractor is None else extractor_of(extractor)
     everything = {dataset.name: dataset for dataset in (*goals, *origins)}
-    kept = {name: seen_of(dataset, place, progress, workers=workers).dataset for name, dataset in everything.items()}
+    seen = {name: seen_of(dataset, place, progress, workers=workers) for name, dataset in everything.items()}
+    kept = {name: one.dataset for name, one in seen.items()}
     if strict:
         for dataset in kept.values():
             strictly(dataset)
@@ -325,10 +326,10 @@ def find_leakage(
     for goal, origin in _compared([one.name for one in goals], [one.name for one in origins], within):
         more = {"near": near, "thresholds": limits, "embedding_cosine": embedding_cosine, "workers": workers}
         if goal == origin:
-            found.append(leakage_within(kept[goal], place, progress, embedding=embeddings.get(goal), **more))  # type: ignore[arg-type]
+            found.append(leakage_within(seen[goal], place, progress, embedding=embeddings.get(goal), **more))  # type: ignore[arg-type]
         else:
             both = (embeddings[goal], embeddings[origin]) if embeddings else None
-            found.append(leakage_between(kept[goal], kept[origin], place, progress, embeddings=both, **more))  # type: ignore[arg-type]
+            found.append(leakage_between(seen[goal], seen[origin], place, progress, embeddings=both, **more))  # type: ignore[arg-type]
     return LeakageResult(tuple(found), kept)
 
 

@@ -30,12 +30,15 @@ class Seen:
     looks: Looks
 
 
-def seen_of(dataset: Dataset, store: Store, progress: Progress, *, workers: int | None = None) -> Seen:
-    """What is kept of each image of a data set; images that are in the store are not decoded again. Unreadable ones are skipped.
+def seen_of(dataset: Dataset | Seen, store: Store, progress: Progress, *, workers: int | None = None) -> Seen:
+    """What is kept of each image of a data set; images that are in the store are not decoded again. Unreadable ones are skipped. What was seen already is
+    given back.
 
     Raises:
         DataError: no image can be read.
     """
+    if isinstance(dataset, Seen):
+        return dataset
     shelf = store.shelf(recipe_of(LOOK))
     todo = shelf.missing(dataset.digests)
     problems: dict[str, Problem] = {}

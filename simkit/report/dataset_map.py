@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simkit.errors import SimkitError
-from simkit.maps import DatasetMap, map_of
+from simkit.maps import DatasetMap
 from simkit.report.drawing import ACCENT, FAINT, INK, POINT, NamedFigure, blank, label, style
 from simkit.report.layout import safe_name, text_width, visible
-from simkit.tables import ScoreTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["dataset_figure", "dataset_map_figure", "place_names"]
+__all__ = ["dataset_figure", "place_names"]
 
 WIDTH, HEIGHT = 6.4, 5.2
 """Room of the points, inches; circles that reach farther make the scale smaller."""
@@ -41,15 +39,6 @@ class Placed:
     centre: tuple[float, float]
     size: tuple[float, float]
     distant: bool
-
-
-def dataset_map_figure(scores: ScoreTable, measure: str, *, allow_missing: bool = False) -> NamedFigure:
-    """The map of data sets by one measure of a score table; where it cannot be drawn, a figure that says why."""
-    try:
-        return dataset_figure(map_of(scores, measure, allow_missing=allow_missing))
-    except SimkitError as error:
-        problem = error.problems[0]
-        return NamedFigure(_name(measure), f"Map of the data sets by {measure}", "", missing=f"{problem.where}: {problem.message}.")
 
 
 def _name(measure: str) -> str:
